@@ -1,0 +1,1 @@
+"""Cost control of production AI agents."""

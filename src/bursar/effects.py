@@ -1,0 +1,76 @@
+"""Every question that the engine may ask of the world. An effect is awaited; a driver answers it.
+
+Awaiting suspends the life of a call to its driver and resumes with the answer; mypy infers the answer's type.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from bursar.types import Claim, Entry, Hold, Instant, Outcome, Plan, Refused
+
+T = TypeVar("T")
+
+
+class Effect(Generic[T]):
+    """One question to the world, answered with a T."""
+
+    __slots__ = ()
+
+    def __await__(self) -> "Generator[Effect[Any], Any, T]":
+        return cast(T, (yield self))
+
+
+@dataclass(frozen=True, slots=True)
+class Now(Effect[Instant]):
+    """What time is it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Effect[None]):
+    """Wait before the next attempt. Milliseconds."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve(Effect[Hold | Refused]):
+    """Open the ledger row, durably, and hold every claim, or none: answered before any byte leaves."""
+
+    entry: Entry
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Effect[Outcome]):
+    """Send the call by this plan. A streamed answer parks the life here while its bytes pass to the caller."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Effect[None]):
+    """Close the row and every counter in one transaction. Once for each Hold."""
+
+    hold: Hold
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRatio(Effect[float]):
+    """Reported output tokens per estimated one, learned for this provider and model; 1.0 where nothing is known."""
+
+    provider: str
+    model: str
+
+
+class World(Protocol):
+    """What the blocking driver performs effects on."""
+
+    def perform(self, effect: Effect[T], /) -> T: ...
+
+
+class AsyncWorld(Protocol):
+    """What the asyncio driver performs effects on."""
+
+    async def perform(self, effect: Effect[T], /) -> T: ...

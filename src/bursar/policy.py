@@ -1,0 +1,90 @@
+"""Policy: what the configuration came to. Frozen, complete, already validated; every default stands here once."""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from bursar.types import Bucket, Family, Fee, Instant, Terms
+
+UnknownPrice: TypeAlias = Literal["refuse", "ceiling", "allow"]
+OnDisconnect: TypeAlias = Literal["auto", "drain", "cancel"]
+
+
+class Card(msgspec.Struct, frozen=True):
+    """The compiled rates of one model under one set of terms: nano-dollars per million tokens, nano-dollars a fee."""
+
+    price_id: str
+    """Names source, version, model, dates and terms, so that a row can be priced again by it."""
+    rates: dict[Bucket, int]
+    fees: dict[Fee, int]
+    long_over: int | None = None
+    """Above this many prompt tokens every rate is that of long_rates (a cliff, not a bracket)."""
+    long_rates: dict[Bucket, int] | None = None
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+class Unpriced(msgspec.Struct, frozen=True):
+    """No card: what is missing and the setting that cures it."""
+
+    why: str
+
+
+class PriceBook(Protocol):
+    """Where cards come from. Pure: the same arguments give the same card for the life of the process."""
+
+    def card(self, provider: str, model: str, terms: Terms, at: Instant) -> Card | Unpriced: ...
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """An upstream. base_url is what an SDK of that family would be given."""
+
+    name: str
+    api: Family
+    base_url: str
+    api_key_env: str | None = None
+    models: tuple[str, ...] = ()
+    """Models it is known to serve, beside those that the price book lists under its name."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """provider/model as a tier lists it."""
+
+    provider: str
+    model: str
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Backoff of the engine's own retries: exponential from base to cap, with a drawn jitter; Retry-After obeyed."""
+
+    attempts: int = 3
+    base_ms: int = 500
+    cap_ms: int = 8_000
+    longest_wait_ms: int = 60_000
+    """A provider that asks for a longer wait is not waited for: the next plan is tried."""
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Bounds of the background reading after a hang-up: past any of them the upstream is cancelled."""
+
+    streams: int = 64
+    seconds: int = 120
+    max_cost_nanos: int = 1_000_000_000
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a decision may depend on beside the call itself."""
+
+    prices: PriceBook
+    providers: Mapping[str, Provider] = {}
+    tiers: Mapping[str, tuple[Candidate, ...]] = {}
+    retry: Retry = Retry()
+    drain: Drain = Drain()
+    unknown_price: UnknownPrice = "allow"
+    on_disconnect: OnDisconnect = "auto"
+    capture: bool = False
+    seed: str = "bursar"
+    """Draws (jitter, probes) are hashes of it and the request's id: the same in production and in replay."""
+    digest_key: bytes = b""
+    """Keys the content digests; derived from the root secret."""

@@ -1,0 +1,334 @@
+"""The frozen data that crosses every boundary. `None` is unknown, never zero; token counts are integers;
+amounts are nano-dollars; instants are microseconds since the Unix epoch, UTC; durations name their unit.
+"""
+
+from typing import Literal, NewType, TypeAlias
+
+import msgspec
+
+Instant = NewType("Instant", int)
+"""Microseconds since the Unix epoch, UTC. Always an argument: nothing below the drivers reads a clock."""
+
+Api: TypeAlias = Literal["chat", "responses", "embeddings", "messages", "gemini", "converse", "other"]
+"""The wire format of a call. `converse` is priced but not served; `other` is a paid path passed through unread."""
+
+Family: TypeAlias = Literal["openai", "anthropic", "gemini"]
+"""Whose wire formats a provider speaks."""
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+"""Header names in lower case, in order, duplicates kept."""
+
+Bucket: TypeAlias = Literal[
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_30m",
+    "cache_write_1h",
+    "cache_write_12h",
+    "output",
+    "input_audio",
+    "cache_read_audio",
+    "output_audio",
+    "input_image",
+    "cache_read_image",
+    "output_image",
+    "input_video",
+    "cache_read_video",
+]
+"""Disjoint billed dimensions: a token is in exactly one of them. `output` includes reasoning."""
+
+Fee: TypeAlias = Literal["web_search", "grounded_prompt", "file_search"]
+"""What is billed by the piece, at list price and never multiplied by a tier or region."""
+
+CostStatus: TypeAlias = Literal["final", "estimated", "unpriced"]
+Status: TypeAlias = Literal["open", "completed", "failed", "abandoned", "expired", "refused", "hit"]
+CacheState: TypeAlias = Literal["hit", "semantic_hit", "coalesced", "miss", "bypass"]
+Purpose: TypeAlias = Literal["call", "embed", "judge", "audit", "refresh"]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one model did inside a call: disjoint buckets of tokens, all at that model's rates."""
+
+    buckets: dict[Bucket, int]
+    model: str | None = None
+    """The model whose rates apply; None: the model that the answer names."""
+    billed: bool = True
+    """False where the provider's own rules make the tokens free (a refusal before any output)."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """A usage object, normalised. Totals are inclusive: input holds cached and written tokens, output reasoning."""
+
+    parts: tuple[Part, ...]
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    fees: tuple[tuple[Fee, int], ...] = ()
+    estimated: bool = False
+    """True where a count had to be guessed (no usage reported, a search count inferred from items)."""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """The billing facts beside the tokens: what was served wins over what was asked; unknown words stay as they came."""
+
+    service_tier: str | None = None
+    """standard | flex | priority | ultrafast | scale ... as normalised from the answer; None: standard."""
+    batch: bool = False
+    region: str | None = None
+    """Inference geography or regional endpoint, e.g. "us"; None: global."""
+    window: str | None = None
+    """OpenAI background completion window, "2h" | "8h"; from the request, for no answer tells it."""
+    fast: bool = False
+    """Anthropic speed = fast."""
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a call costs. nanos is None exactly when status is "unpriced"; price_id names the card that said so."""
+
+    nanos: int | None
+    status: CostStatus
+    price_id: str | None = None
+    why: str | None = None
+    """For unpriced: what was missing and the setting that cures it."""
+
+
+class Tags(msgspec.Struct, frozen=True):
+    """Who a call is booked to. None is "not said"; `tenant` alone always has a value."""
+
+    tenant: str = "default"
+    run_id: str | None = None
+    parent_run_id: str | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    user_tier: str | None = None
+    agent_id: str | None = None
+    step: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    key_id: str | None = None
+    """The Bursar key that the call came in on; None for the library and the key-less loopback gateway."""
+    trusted: frozenset[str] | None = None
+    """Claims that the key may make (user, session, run, agent, step, user_tier); None: all of them are trusted."""
+
+
+BlockKind: TypeAlias = Literal["tools", "system", "message", "format", "params"]
+
+
+class Block(msgspec.Struct, frozen=True):
+    """One block of a request's content, in prompt order, as the caller's own JSON bytes."""
+
+    kind: BlockKind
+    raw: bytes
+
+
+class View(msgspec.Struct, frozen=True):
+    """What Bursar read in a request body without changing it; a body that cannot be read gives a View of Nones."""
+
+    model: str | None = None
+    stream: bool = False
+    max_output_tokens: int | None = None
+    """The output limit that the caller set, per choice."""
+    choices: int = 1
+    wants_usage: bool = False
+    """Chat only: the caller asked for the usage chunk himself (stream_options.include_usage)."""
+    terms: Terms = Terms()
+    """Billing facts of the request; the answer's own override them."""
+    blocks: tuple[Block, ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
+    """Who the body says it is for, in order of precedence: ("user", ...), ("metadata.user_id", ...)."""
+    background: bool = False
+    opaque_input: bool = False
+    """True where the body does not carry the whole input: server-side state, files, URLs, media, server tools."""
+    readable: bool = True
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request as a door hands it in. `body` is the caller's bytes, never rebuilt."""
+
+    request_id: str
+    api: Api
+    view: View
+    body: bytes
+    headers: Headers
+    """What goes to the provider from the caller, attribution and hop-by-hop headers already taken off."""
+    path: str
+    """Path and query below the provider's base URL, with a leading slash: "/chat/completions"."""
+    tags: Tags
+    received: Instant
+    sdk_retry: int = 0
+    attempts: int = 1
+    """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
+    max_cost_nanos: int | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One way to serve a call: which provider and model, and the edits of the body that this needs."""
+
+    provider: str
+    """A provider's name in the policy, or for the library the name derived from the client's own base URL."""
+    model: str | None
+    """The model sent; None where the body could not be read."""
+    requested_model: str | None = None
+    tier: str | None = None
+    reason: str = "caller"
+    add_usage: bool = False
+    """Chat streams only: ask the provider for the usage chunk and hide it from the caller."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a meter knows about an answer, whole or cut short."""
+
+    usage: Usage | None = None
+    """None: the provider has not said (yet)."""
+    raw_usage: str | None = None
+    """The provider's usage as JSON text, as it came (merged for Anthropic streams)."""
+    model: str | None = None
+    terms: Terms = Terms()
+    response_id: str | None = None
+    finish_reason: str | None = None
+    output_units: int = 0
+    """The estimator's count, in tokens, of the output that was seen."""
+    terminal: bool = False
+    """The dialect's own last event was seen."""
+    error: str | None = None
+    """An error event in the stream, as "type: message", shortened."""
+    pending: bool = False
+    """A background response that has not ended: its usage comes later."""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """When an attempt was sent, gave its first byte and ended; None: it never did."""
+
+    sent: Instant
+    first_byte: Instant | None
+    ended: Instant
+
+
+class Completed(msgspec.Struct, frozen=True):
+    """A 2xx answer that came to its end. body is None where it was streamed through to the caller."""
+
+    status: int
+    headers: Headers
+    body: bytes | None
+    reading: Reading
+    timing: Timing
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """An error status, a transport failure, or a stream that broke. status is None where no answer came."""
+
+    status: int | None
+    headers: Headers
+    body: bytes | None
+    error: str
+    reading: Reading
+    timing: Timing
+    relayed: bool = False
+    """The caller has already had the first byte: no other attempt may follow."""
+    retry_after_ms: int | None = None
+    cause: BaseException | None = None
+    """The transport's own exception, raised again unchanged where the door is a client's transport."""
+
+
+class Abandoned(msgspec.Struct, frozen=True):
+    """The caller went away: what had been read by then; drained is True where the rest was read in the background."""
+
+    status: int | None
+    headers: Headers
+    reading: Reading
+    timing: Timing
+    drained: bool = False
+
+
+Outcome: TypeAlias = Completed | Failed | Abandoned
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a call may take of one budget: nano-dollars and tokens at most."""
+
+    budget: str
+    nanos: int
+    tokens: int
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """The receipt of a Reserve: the row is durably open, every claim is held. Settle takes it back, once."""
+
+    request_id: str
+    attempt: int
+    claims: tuple[Claim, ...] = ()
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """No hold: which budget stood in the way, by how much, and which setting cures it."""
+
+    reason: str
+    budget: str | None = None
+    retry_after_ms: int | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the ledger (`calls`): one physical attempt, hit or refusal. Column names are the contract's."""
+
+    request_id: str
+    attempt: int
+    """Counted from 1 over all plans of the request."""
+    run_id: str | None
+    parent_run_id: str | None
+    session_id: str | None
+    user_id: str | None
+    user_tier: str | None
+    agent_id: str | None
+    step: str | None
+    tenant: str
+    tags: tuple[tuple[str, str], ...]
+    key_id: str | None
+    started_at: Instant
+    duration_ms: int | None = None
+    first_byte_ms: int | None = None
+    api: Api
+    provider: str
+    requested_model: str | None
+    model: str | None
+    """The served model once the answer has named it, else the one sent."""
+    tier: str | None
+    route_reason: str
+    stream: bool
+    status: Status = "open"
+    http_status: int | None = None
+    error: str | None = None
+    cache: CacheState = "bypass"
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage: str | None = None
+    """As the provider sent it, JSON text."""
+    service_tier: str | None = None
+    terms: Terms = Terms()
+    """The billing facts used, so that the cost can be computed again."""
+    cost_nanos: int | None = None
+    cost_status: CostStatus = "unpriced"
+    saved_nanos: int | None = None
+    price_id: str | None = None
+    hold_nanos: int | None = None
+    """What the attempt may cost at most; what it is booked at if its process dies."""
+    purpose: Purpose = "call"
+    sdk_retry: int = 0
+    validated: bool | None = None
+    response_id: str | None = None
+    blocks: bytes = b""
+    """Keyed digests of the request's content, one a block in prompt order (see rules/digest.py)."""
+    request: bytes | None = None
+    """The caller's body and the answer's: only with capture = true."""
+    response: bytes | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The end of a call's life: the last outcome, its row, and how many attempts were made."""
+
+    outcome: Outcome | Refused
+    entry: Entry | None
+    attempts: int
