@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from bursar.types import Claim, Entry, Hold, Instant, Outcome, Plan, Refused
+from bursar.types import Claim, Entry, Hold, Instant, Outcome, Plan, Ratios, Refused
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ class Send(Effect[Outcome]):
     """Send the call by this plan. A streamed answer parks the life here while its bytes pass to the caller."""
 
     plan: Plan
+    entry: Entry
+    """The row that this attempt has open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class Settle(Effect[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputRatio(Effect[float]):
-    """Reported output tokens per estimated one, learned for this provider and model; 1.0 where nothing is known."""
+class Learned(Effect[Ratios]):
+    """Reported tokens per estimated one, learned for this provider and model."""
 
     provider: str
     model: str

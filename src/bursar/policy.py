@@ -44,6 +44,10 @@ class Provider(msgspec.Struct, frozen=True):
     api: Family
     base_url: str
     api_key_env: str | None = None
+    catalog: str | None = None
+    """The price catalogue's own name for it, where that is not `name` (derived from base_url or configured)."""
+    stream_usage: bool = True
+    """Whether it accepts stream_options.include_usage; False leaves such streams to be estimated."""
     models: tuple[str, ...] = ()
     """Models it is known to serve, beside those that the price book lists under its name."""
 

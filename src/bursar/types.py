@@ -71,7 +71,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """The billing facts beside the tokens: what was served wins over what was asked; unknown words stay as they came."""
+    """The billing facts beside the tokens: what was served wins over what was asked; unknown words stay."""
 
     service_tier: str | None = None
     """standard | flex | priority | ultrafast | scale ... as normalised from the answer; None: standard."""
@@ -156,6 +156,8 @@ class Call(msgspec.Struct, frozen=True):
     """Path and query below the provider's base URL, with a leading slash: "/chat/completions"."""
     tags: Tags
     received: Instant
+    provider: str | None = None
+    """Set where the door's transport fixes the upstream (the library: the client's own base URL)."""
     sdk_retry: int = 0
     attempts: int = 1
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
@@ -181,6 +183,8 @@ class Reading(msgspec.Struct, frozen=True):
 
     usage: Usage | None = None
     """None: the provider has not said (yet)."""
+    partial: Usage | None = None
+    """What the provider had said before the stream was cut (Anthropic: input and cache, exact); usage is None then."""
     raw_usage: str | None = None
     """The provider's usage as JSON text, as it came (merged for Anthropic streams)."""
     model: str | None = None
@@ -224,6 +228,8 @@ class Failed(msgspec.Struct, frozen=True):
     error: str
     reading: Reading
     timing: Timing
+    unsent: bool = False
+    """The request never left (no connection): nothing can be owed for it."""
     relayed: bool = False
     """The caller has already had the first byte: no other attempt may follow."""
     retry_after_ms: int | None = None
@@ -315,6 +321,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     price_id: str | None = None
     hold_nanos: int | None = None
     """What the attempt may cost at most; what it is booked at if its process dies."""
+    input_estimate: int | None = None
+    """Bursar's own count of the request's tokens, before any learned ratio; what the ratios are learned from."""
+    output_estimate: int | None = None
+    """Bursar's own count of the output that was seen, before any learned ratio."""
     purpose: Purpose = "call"
     sdk_retry: int = 0
     validated: bool | None = None
@@ -324,6 +334,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     request: bytes | None = None
     """The caller's body and the answer's: only with capture = true."""
     response: bytes | None = None
+
+
+class Ratios(msgspec.Struct, frozen=True):
+    """Reported tokens per estimated token, learned per provider and model; 1.0 where nothing is known yet."""
+
+    input: float = 1.0
+    output: float = 1.0
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -1,0 +1,243 @@
+"""The asyncio driver: lives calls on an event loop. What differs from blocking.py is only how it waits.
+
+A cancelled task, a closed generator and a stream that nobody holds any more settle once each: an end never waits, so
+that nothing can cancel it, and where no loop is left to run a drain what was seen is what is booked.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
+
+from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure
+from bursar.drivers.world import StoreWorld
+from bursar.effects import Effect, Pause, Reserve, Send
+from bursar.policy import Policy
+from bursar.rules import hangup
+from bursar.types import Call, Headers, Outcome, Verdict
+
+
+class AsyncExchange(Protocol):
+    """An answer under way: its head, and its body as it comes. chunks() raises TransportFailure."""
+
+    status: int
+    headers: Headers
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
+    async def close(self) -> None: ...
+
+
+AsyncUpstream = Callable[[Shipment], Awaitable[AsyncExchange]]
+"""The door's way to the provider; raises TransportFailure where no head comes back."""
+
+
+class AsyncDriver:
+    """Lives calls on one world; keeps what streams and what drains, so that close() leaves nothing unsettled."""
+
+    def __init__(self, world: StoreWorld, policy: Policy) -> None:
+        self.world, self.policy = world, policy
+        self.watched: set[_Parked] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.drains = 0
+
+    async def serve(self, call: Call, upstream: AsyncUpstream) -> Answer:
+        """Live the call: an Answer with the verdict, or with a relay in which the life is parked."""
+        run = _Run(self, call, upstream)
+        return await run.drive(run.life.step(None))
+
+    async def answer(self, effect: Effect[Any]) -> Any:
+        """Perform one effect without blocking the loop."""
+        match effect:
+            case Reserve(entry, claims):
+                return await self.world.store.reserve_async(entry, claims)
+            case Pause(ms):
+                return await asyncio.sleep(ms / 1000)
+            case _:
+                return self.world.perform(effect)
+
+    def background(self, work: Any) -> "asyncio.Task[None]":
+        """A task that nobody awaits and nothing collects before it is done."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def aclose(self, seconds: float = 5.0) -> None:
+        """Wait that long for drains under way; then settle whatever is left by what was seen of it."""
+        if self.tasks:
+            await asyncio.wait(list(self.tasks), timeout=seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Settle whatever is left, now, with no loop to wait on."""
+        for parked in list(self.watched):
+            parked.end(parked.attempt.hung_up)
+
+
+class _Run:
+    """One call under way."""
+
+    __slots__ = ("call", "driver", "life", "upstream")
+
+    def __init__(self, driver: AsyncDriver, call: Call, upstream: AsyncUpstream) -> None:
+        self.driver, self.call, self.upstream = driver, call, upstream
+        self.life = Life(call, driver.policy)
+
+    async def drive(self, asked: Effect[Any] | Verdict) -> Answer:
+        life, driver = self.life, self.driver
+        try:
+            while not isinstance(asked, Verdict):
+                if isinstance(asked, Send):
+                    sent = await self._send(asked)
+                    if isinstance(sent, Answer):
+                        return sent
+                    asked = life.step(sent)
+                else:
+                    asked = life.step(await driver.answer(asked))
+        except asyncio.CancelledError:
+            if not isinstance(asked, Verdict | Send):
+                driver.world.conclude(life, asked, _never_sent(self.call, driver))
+            raise
+        except BaseException:
+            life.close()
+            raise
+        return Answer(asked.entry, asked)
+
+    async def _send(self, send: Send) -> Outcome | Answer:
+        attempt = Attempt(self.call, send.plan, send.entry, self.driver.world.clock)
+        try:
+            exchange = await self.upstream(attempt.shipment())
+            if attempt.head(exchange.status, exchange.headers):
+                parked = _Parked(self, attempt, exchange)
+                return Answer(send.entry, None, exchange.status, attempt.headers, AsyncRelay(parked))
+            return await _read(attempt, exchange)
+        except TransportFailure as failure:
+            return attempt.broke(failure)
+        except BaseException:
+            self.driver.world.conclude(self.life, send, attempt.hung_up)
+            raise
+
+
+def _never_sent(call: Call, driver: AsyncDriver) -> Callable[[], Outcome]:
+    """The outcome of a Send that a cancellation forestalled."""
+    return lambda: Attempt.unsent(call, driver.world.clock, "cancelled before it was sent")
+
+
+async def _read(attempt: Attempt, exchange: AsyncExchange) -> Outcome:
+    pieces: list[bytes] = []
+    try:
+        async for piece in exchange.chunks():
+            attempt.first_byte()
+            pieces.append(piece)
+        return attempt.whole(b"".join(pieces))
+    except TransportFailure as failure:
+        return attempt.broke(failure, b"".join(pieces))
+    finally:
+        await exchange.close()
+
+
+class _Parked:
+    """A life parked at Send while its answer streams; its end is met once and never waits."""
+
+    def __init__(self, run: _Run, attempt: Attempt, exchange: AsyncExchange) -> None:
+        self.run, self.attempt, self.exchange = run, attempt, exchange
+        self.chunks = exchange.chunks()
+        self.loop = asyncio.get_running_loop()
+        self.verdict: Verdict | None = None
+        self.over = False
+        self._left = False
+        run.driver.world.ready()
+        run.driver.watched.add(self)
+
+    def end(self, outcome: Callable[[], Outcome]) -> None:
+        """Settle with this outcome, unless an end has been met already."""
+        if self.over:
+            return
+        self.over = True
+        driver, life = self.run.driver, self.run.life
+        driver.watched.discard(self)
+        self.verdict = driver.world.conclude(life, life.step(outcome()), self.attempt.hung_up)
+
+    async def close(self, outcome: Callable[[], Outcome]) -> None:
+        self.end(outcome)
+        await self.exchange.close()
+
+    def hang_up(self) -> "asyncio.Task[None] | None":
+        """The caller is done or gone: read on in the background where that tells the bill, else cancel."""
+        if self.over or self._left:
+            return None
+        self._left = True
+        driver = self.run.driver
+        wants = not self.attempt.terminal and hangup.drains(self.run.call, self.attempt.entry, driver.policy)
+        if wants and driver.drains < driver.policy.drain.streams:
+            driver.background(self._drain())
+            return None
+        self.end(self.attempt.hung_up)
+        return driver.background(self.exchange.close())
+
+    async def _drain(self) -> None:
+        driver = self.run.driver
+        driver.drains += 1
+        try:
+            async with asyncio.timeout(driver.policy.drain.seconds):
+                async for chunk in self.chunks:
+                    self.attempt.feed(chunk)
+                self.attempt.ended()
+        except (TransportFailure, TimeoutError) as failure:
+            self.attempt.note(failure)
+        finally:
+            driver.drains -= 1
+            await self.close(self.attempt.drained)
+
+    def dropped(self) -> None:
+        """Nobody holds the relay any more: called by the collector, from any thread, with or without a loop."""
+        if self.over:
+            return
+        if self.loop.is_running():
+            self.loop.call_soon_threadsafe(self.hang_up)
+        else:
+            self.run.driver.world.later(lambda: self.end(self.attempt.hung_up))
+
+
+class AsyncRelay:
+    """The bytes of a streamed answer. Iterate it; close it at any time, any number of times; dropping it closes it."""
+
+    def __init__(self, parked: _Parked) -> None:
+        self._parked = parked
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The end of the call's life; None while it is under way."""
+        return self._parked.verdict
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        parked, attempt = self._parked, self._parked.attempt
+        while not parked.over:
+            try:
+                chunk = await anext(parked.chunks, None)
+                if chunk is None:
+                    passed, outcome = attempt.ended()
+                    await parked.close(lambda o=outcome: o)  # type: ignore[misc]
+                else:
+                    passed = attempt.feed(chunk)
+            except TransportFailure as failure:
+                outcome = attempt.broke(failure)
+                await parked.close(lambda o=outcome: o)  # type: ignore[misc]
+                raise
+            except BaseException:
+                parked.hang_up()
+                raise
+            if passed:
+                return passed
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """The caller is done, or gone."""
+        closing = self._parked.hang_up()
+        if closing is not None:
+            await asyncio.shield(closing)
+
+    def __del__(self) -> None:
+        self._parked.dropped()

@@ -1,0 +1,252 @@
+"""A call's life, driven one answer at a time, and one physical attempt of it: protocol without I/O.
+
+Both drivers share this file; they differ only in how they wait. An `await` of anything but an effect inside the engine
+raises TypeError here.
+"""
+
+import zlib
+from email.utils import parsedate_to_datetime
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from bursar.effects import Effect
+from bursar.engine import handle
+from bursar.policy import Policy
+from bursar.rules import estimate
+from bursar.types import (
+    Abandoned,
+    Call,
+    Completed,
+    Entry,
+    Failed,
+    Headers,
+    Instant,
+    Outcome,
+    Plan,
+    Reading,
+    Timing,
+    Verdict,
+)
+from bursar.wire import dialect
+from bursar.wire.dialect import Meter
+
+Clock = Callable[[], Instant]
+
+HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
+     "upgrade", "proxy-connection")
+)  # fmt: skip
+_LONGEST_ERROR = 500
+
+
+class TransportFailure(Exception):
+    """The provider could not be reached or went away. `unsent`: no byte of the request can have arrived."""
+
+    def __init__(self, error: str, cause: BaseException | None = None, *, unsent: bool = False) -> None:
+        super().__init__(error)
+        self.error, self.cause, self.unsent = error[:_LONGEST_ERROR], cause, unsent
+
+
+class Life:
+    """The coroutine of `engine.handle`, stepped by hand."""
+
+    __slots__ = ("_coroutine",)
+
+    def __init__(self, call: Call, policy: Policy) -> None:
+        self._coroutine = handle(call, policy)
+
+    def step(self, answer: Any) -> Effect[Any] | Verdict:
+        """Answer the last question; get the next one, or the verdict."""
+        try:
+            asked = self._coroutine.send(answer)
+        except StopIteration as done:
+            verdict: Verdict = done.value
+            return verdict
+        if not isinstance(asked, Effect):
+            raise TypeError(f"the engine awaited {asked!r}, which is no effect")
+        return asked
+
+    def close(self) -> None:
+        """Give the life up between two questions: only where the world itself failed to answer one."""
+        self._coroutine.close()
+
+
+class Shipment(msgspec.Struct, frozen=True):
+    """What leaves for the provider. `body` is the caller's very object where no edit was needed."""
+
+    provider: str
+    path: str
+    headers: Headers
+    body: bytes
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a driver gives its door: a verdict, or the head of a stream and the relay that carries the rest."""
+
+    entry: Entry | None
+    verdict: Verdict | None
+    status: int = 0
+    headers: Headers = ()
+    relay: Any = None
+
+
+class Decoder(Protocol):
+    def decompress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+class Attempt:
+    """One physical attempt: what to send, how to read what comes back, and the outcome at whichever end it meets."""
+
+    def __init__(self, call: Call, plan: Plan, entry: Entry, clock: Clock) -> None:
+        self.call, self.plan, self.entry = call, plan, entry
+        self._clock = clock
+        self._dialect = dialect.of(call.api)
+        self._sent = clock()
+        self._first: Instant | None = None
+        self._status: int | None = None
+        self._meter: Meter | None = None
+        self._decoder: Decoder | None = None
+        self._trouble: str | None = None
+        self.headers: Headers = ()
+
+    def shipment(self) -> Shipment:
+        """The call as this plan sends it: patched only where the plan differs from what the caller wrote."""
+        call, plan = self.call, self.plan
+        model = plan.model if plan.model != call.view.model else None
+        body = self._dialect.patch(call.body, model=model, add_usage=plan.add_usage)
+        headers = (*((k, v) for k, v in call.headers if k != "accept-encoding"), ("accept-encoding", "identity"))
+        return Shipment(plan.provider, self._dialect.path(call.path, model=model), headers, body)
+
+    def head(self, status: int, headers: Headers) -> bool:
+        """Take the answer's head; True where its body is to be relayed as it comes, False where read whole."""
+        self._status = status
+        kept = tuple((k, v) for k, v in headers if k not in HOP_BY_HOP)
+        coding = next((v.strip().lower() for k, v in kept if k == "content-encoding"), "identity")
+        if coding in ("gzip", "x-gzip", "deflate"):
+            self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            kept = tuple((k, v) for k, v in kept if k not in ("content-encoding", "content-length"))
+        kind = next((v for k, v in kept if k == "content-type"), "")
+        streams = self.call.view.stream or not kind.startswith("application/json")
+        if not (200 <= status < 300 and streams):
+            self.headers = kept
+            return False
+        self._meter = self._dialect.meter(self.call.view, kept, hide_usage=self.plan.add_usage)
+        self.headers = tuple((k, v) for k, v in kept if k != "content-length") if self.plan.add_usage else kept
+        return True
+
+    def whole(self, body: bytes) -> Outcome:
+        """The outcome of an answer that was read whole."""
+        self._first = self._first or self._clock()
+        status, timing = self._status or 0, self._timing()
+        body = self._decoded(body, last=True)
+        if 200 <= status < 300:
+            return Completed(status, self.headers, body, self._dialect.read(body, self.call.view, self.headers), timing)
+        text = body[:_LONGEST_ERROR].decode("utf-8", "replace")
+        return Failed(
+            status, self.headers, body, f"HTTP {status}: {text}", Reading(terms=self.call.view.terms), timing,
+            retry_after_ms=retry_after_ms(self.headers, timing.ended),
+        )  # fmt: skip
+
+    def first_byte(self) -> None:
+        """Note the instant of the answer's first byte."""
+        if self._first is None:
+            self._first = self._clock()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Meter a chunk of a relayed answer; the bytes to pass on, the same object unless an edit was asked for."""
+        self.first_byte()
+        return self._metered().feed(self._decoded(chunk))
+
+    @property
+    def terminal(self) -> bool:
+        """The dialect's own last event has passed: whatever the caller does now, the answer is complete."""
+        return self._meter is not None and self._meter.terminal
+
+    def ended(self) -> tuple[bytes, Outcome]:
+        """The provider's end of a relayed answer: bytes still held back, and the outcome."""
+        meter = self._metered()
+        tail = self._decoded(b"", last=True)
+        tail = (meter.feed(tail) if tail else b"") + meter.close()
+        return tail, self._completed(meter.reading())
+
+    def hung_up(self, *, drained: bool = False) -> Outcome:
+        """The caller went away. After the terminal event that is no abandonment: the answer was complete."""
+        reading = self._metered().reading() if self._meter is not None else Reading(terms=self.call.view.terms)
+        if self.terminal and not drained:
+            return self._completed(reading)
+        if self._trouble is not None and reading.error is None:
+            reading = msgspec.structs.replace(reading, error=self._trouble)
+        return Abandoned(self._status, self.headers, reading, self._timing(), drained)
+
+    def drained(self) -> Outcome:
+        """The caller had gone and the rest was read in the background, to the end or as far as it went."""
+        return self.hung_up(drained=self._metered().reading().usage is not None)
+
+    def note(self, failure: BaseException) -> None:
+        """A drain met this: nobody is left to be told, the row will say so."""
+        self._trouble = f"the background reading ended early: {failure!r}"[:_LONGEST_ERROR]
+
+    @staticmethod
+    def unsent(call: Call, clock: Clock, error: str) -> Outcome:
+        """The outcome of a Send that never took place."""
+        now = clock()
+        return Failed(None, (), None, error, Reading(terms=call.view.terms), Timing(now, None, now), unsent=True)
+
+    def broke(self, failure: TransportFailure, partial: bytes = b"") -> Outcome:
+        """The transport failed: before the head, in a body that was read whole (partial), or in mid-relay."""
+        reading = Reading(terms=self.call.view.terms)
+        if self._meter is not None:
+            reading = self._meter.reading()
+        elif partial:
+            reading = msgspec.structs.replace(reading, output_units=estimate.tokens(estimate.weigh(partial)))
+        if self.terminal:
+            return self._completed(reading)
+        return Failed(
+            self._status, self.headers, None, failure.error, reading, self._timing(),
+            unsent=failure.unsent, relayed=self._meter is not None and self._first is not None, cause=failure.cause,
+        )  # fmt: skip
+
+    def error_event(self, failure: TransportFailure) -> bytes:
+        """The dialect's own way to say in mid-stream that the answer ends here."""
+        return self._dialect.error_event(f"the provider's stream broke: {failure.error}", "api_error")
+
+    def _completed(self, reading: Reading) -> Outcome:
+        return Completed(self._status or 0, self.headers, None, reading, self._timing())
+
+    def _metered(self) -> Meter:
+        if self._meter is None:
+            raise RuntimeError("a body was fed before its head was taken")
+        return self._meter
+
+    def _decoded(self, data: bytes, *, last: bool = False) -> bytes:
+        if self._decoder is None:
+            return data
+        try:
+            plain = self._decoder.decompress(data)
+            return plain + self._decoder.flush() if last else plain
+        except zlib.error as fault:
+            raise TransportFailure(f"the answer's compression is broken: {fault}", fault) from fault
+
+    def _timing(self) -> Timing:
+        return Timing(self._sent, self._first, self._clock())
+
+
+def retry_after_ms(headers: Headers, now: Instant) -> int | None:
+    """What the provider asks to wait: retry-after-ms, else retry-after in seconds or as an HTTP date; None: nothing."""
+    told = dict(headers)
+    for name, scale in (("retry-after-ms", 1.0), ("retry-after", 1000.0)):
+        try:
+            return max(0, int(float(told[name]) * scale))
+        except (KeyError, ValueError, OverflowError):
+            continue
+    return _until_date(told.get("retry-after", ""), now)
+
+
+def _until_date(text: str, now: Instant) -> int | None:
+    try:
+        return max(0, int(parsedate_to_datetime(text).timestamp() * 1000) - now // 1000)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None

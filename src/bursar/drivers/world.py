@@ -1,0 +1,99 @@
+"""What both drivers perform effects on: a store and the system's clock.
+
+Only a Reserve is waited for: it has to be durable before any byte leaves. A Settle is handed to the store's writer,
+which keeps order, journals what it cannot write and loses nothing; whoever asks the ledger asks behind it.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from bursar.drivers.life import Life
+from bursar.effects import Effect, Learned, Now, Pause, Reserve, Send, Settle
+from bursar.stores.base import Store
+from bursar.types import Entry, Hold, Instant, Outcome, Verdict
+
+T = TypeVar("T")
+
+
+def wall_clock() -> Instant:
+    """The system's clock, in microseconds since the epoch."""
+    return Instant(time.time_ns() // 1000)
+
+
+def _unheard(entry: Entry) -> None:
+    """Nobody listens."""
+
+
+class StoreWorld:
+    """Answers effects by blocking. `settled` hears of every row as it is closed."""
+
+    def __init__(
+        self,
+        store: Store,
+        settled: Callable[[Entry], None] = _unheard,
+        clock: Callable[[], Instant] = wall_clock,
+    ) -> None:
+        self.store, self.clock, self._settled = store, clock, settled
+        self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._errand_boy: threading.Thread | None = None
+
+    def later(self, errand: Callable[[], None]) -> None:
+        """Have a thread do it: for the collector, which may run anywhere, in the middle of anything."""
+        self._errands.put(errand)
+
+    def ready(self) -> None:
+        """Start that thread; called where a stream begins, since a collector must not start one."""
+        if self._errand_boy is None:
+            self._errand_boy = threading.Thread(target=self._run_errands, name="bursar-errands", daemon=True)
+            self._errand_boy.start()
+
+    def _run_errands(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            errand()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Do the errands that are waiting; no more come."""
+        if self._errand_boy is not None:
+            self._errands.put(None)
+            self._errand_boy.join(seconds)
+            self._errand_boy = None
+
+    def perform(self, effect: Effect[T], /) -> T:
+        answer: Any
+        match effect:
+            case Now():
+                answer = self.clock()
+            case Reserve(entry, claims):
+                answer = self.store.reserve(entry, claims).result()
+            case Settle(hold, entry):
+                self.store.settle(hold, entry)
+                answer = self._settled(entry)
+            case Learned(provider, model):
+                answer = self.store.ratios(provider, model)
+            case Pause(ms):
+                answer = time.sleep(ms / 1000)
+            case _:
+                raise TypeError(f"the world cannot perform {effect!r}")
+        return cast(T, answer)
+
+    def conclude(self, life: Life, asked: Effect[Any] | Verdict, outcome: Callable[[], Outcome]) -> Verdict:
+        """Go on with a life whose caller is gone, without waiting for anything: what it would send is not sent.
+
+        A Reserve that was on its way counts as granted: the store takes the Settle behind it, and lets the Settle of a
+        refused one fall.
+        """
+        while not isinstance(asked, Verdict):
+            match asked:
+                case Reserve(entry, claims):
+                    answer: Any = Hold(entry.request_id, entry.attempt, claims)
+                case Send():
+                    answer = outcome()
+                case Pause():
+                    answer = None
+                case _:
+                    answer = self.perform(asked)
+            asked = life.step(answer)
+        return asked

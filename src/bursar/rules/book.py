@@ -1,0 +1,178 @@
+"""From a call, a plan and an outcome to the row of the ledger. Pure.
+
+What is known is booked as it is; what is not is estimated and marked, or stays None: never zero. An error status is
+the exception that is known: nothing was produced, nothing is owed (wire.md section 2.3).
+"""
+
+import msgspec
+
+from bursar.policy import Policy
+from bursar.rules import digest, estimate, price
+from bursar.types import (
+    Abandoned,
+    Call,
+    Completed,
+    Entry,
+    Failed,
+    Instant,
+    Outcome,
+    Part,
+    Plan,
+    Ratios,
+    Reading,
+    Refused,
+    Status,
+    Usage,
+)
+
+_FREE = Usage(parts=(), input_tokens=0, output_tokens=0, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
+
+
+def opening(call: Call, plan: Plan, attempt: int, at: Instant, policy: Policy) -> Entry:
+    """The row as it stands before the bytes leave: who, what, where, and what it may cost at most."""
+    tags, view = call.tags, call.view
+    blocks, tokens = digest.pack(view.blocks, policy.digest_key)
+    if not view.blocks:
+        tokens = estimate.tokens(estimate.weigh(call.body))
+    return Entry(
+        request_id=call.request_id,
+        attempt=attempt,
+        run_id=tags.run_id,
+        parent_run_id=tags.parent_run_id,
+        session_id=tags.session_id,
+        user_id=tags.user_id,
+        user_tier=tags.user_tier,
+        agent_id=tags.agent_id,
+        step=tags.step if tags.step is not None else digest.step_key(view.blocks),
+        tenant=tags.tenant,
+        tags=tags.tags,
+        key_id=tags.key_id,
+        started_at=at,
+        api=call.api,
+        provider=plan.provider,
+        requested_model=plan.requested_model,
+        model=plan.model,
+        tier=plan.tier,
+        route_reason=plan.reason,
+        stream=view.stream,
+        hold_nanos=_hold(call, plan, tokens, at, policy),
+        terms=view.terms,
+        input_estimate=tokens,
+        sdk_retry=call.sdk_retry,
+        blocks=blocks,
+        request=call.body if policy.capture else None,
+    )
+
+
+def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> Entry:
+    """The same row with what came of it: status, times, tokens as reported, dollars at the served model's card."""
+    reading, timing = outcome.reading, outcome.timing
+    usage = _usage(entry, outcome, learned)
+    model = reading.model or entry.model
+    cost = price.quote(usage, entry.provider, model, reading.terms, policy.prices, entry.started_at) if usage else None
+    refused_why = outcome.error if isinstance(outcome, Failed) else reading.error
+    known = usage or Usage(parts=())
+    return msgspec.structs.replace(
+        entry,
+        duration_ms=_ms(timing.sent, timing.ended),
+        first_byte_ms=_ms(timing.sent, timing.first_byte) if timing.first_byte is not None else None,
+        model=model,
+        status=_status(outcome),
+        http_status=outcome.status,
+        error=refused_why,
+        input_tokens=known.input_tokens,
+        cached_tokens=known.cached_tokens,
+        cache_write_tokens=known.cache_write_tokens,
+        output_tokens=known.output_tokens,
+        reasoning_tokens=known.reasoning_tokens,
+        usage=reading.raw_usage,
+        service_tier=reading.terms.service_tier,
+        terms=reading.terms,
+        cost_nanos=cost.nanos if cost else None,
+        cost_status=cost.status if cost else "unpriced",
+        price_id=cost.price_id if cost else None,
+        output_estimate=reading.output_units,
+        response_id=reading.response_id,
+        response=outcome.body if policy.capture and isinstance(outcome, Completed) else None,
+    )
+
+
+def refusal(entry: Entry, refused: Refused) -> Entry:
+    """The row of a call that was not sent: it cost nothing and says why."""
+    return msgspec.structs.replace(
+        entry,
+        status="refused",
+        error=refused.reason,
+        duration_ms=0,
+        input_tokens=0,
+        output_tokens=0,
+        cost_nanos=0,
+        cost_status="final",
+    )
+
+
+def needs_estimate(outcome: Outcome) -> bool:
+    """True where tokens that are owed were not reported, so that the learned ratios matter."""
+    return outcome.reading.usage is None and not _owes_nothing(outcome)
+
+
+def _usage(entry: Entry, outcome: Outcome, learned: Ratios) -> Usage | None:
+    """The tokens to book; None: nothing can be said (a request that was sent and never answered)."""
+    reading = outcome.reading
+    if reading.usage is not None:
+        return reading.usage
+    if _owes_nothing(outcome):
+        return _FREE
+    if outcome.status is None:
+        return None
+    return _estimated(entry, reading, learned)
+
+
+def _owes_nothing(outcome: Outcome) -> bool:
+    if not isinstance(outcome, Failed):
+        return False
+    return outcome.unsent or (outcome.status is not None and outcome.status >= 300)
+
+
+def _estimated(entry: Entry, reading: Reading, learned: Ratios) -> Usage:
+    """Bursar's own counts times the learned ratios; what the provider did say before the cut stands as it was said."""
+    output = round(reading.output_units * learned.output)
+    said = reading.partial
+    if said is not None and said.input_tokens is not None and said.parts:
+        first = said.parts[0]
+        seen = max(output, first.buckets.get("output", 0))
+        part = Part(buckets={**first.buckets, "output": seen}, model=first.model)
+        return msgspec.structs.replace(said, parts=(part, *said.parts[1:]), output_tokens=seen, estimated=True)
+    tokens = round((entry.input_estimate or 0) * learned.input)
+    if entry.api == "embeddings":
+        output = 0
+    return Usage(
+        parts=(Part(buckets={"input": tokens, "output": output}),),
+        input_tokens=tokens,
+        output_tokens=output,
+        estimated=True,
+    )
+
+
+def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> int | None:
+    """The most that the attempt can cost, in nano-dollars; None where a price or the output limit is unknown."""
+    if plan.model is None or call.api == "other":
+        return None
+    return price.ceiling(
+        tokens, call.view.max_output_tokens, call.view.choices, plan.provider, plan.model, call.view.terms,
+        policy.prices, at,
+    )  # fmt: skip
+
+
+def _status(outcome: Outcome) -> Status:
+    match outcome:
+        case Completed():
+            return "failed" if outcome.reading.error is not None else "completed"
+        case Failed():
+            return "failed"
+        case Abandoned():
+            return "abandoned"
+
+
+def _ms(start: Instant, end: Instant) -> int:
+    return max(0, end - start) // 1000
