@@ -7,7 +7,7 @@ becomes of the stream, and nothing between Send and Settle can fail.
 from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
 from bursar.policy import Policy
 from bursar.rules import book, retry, route
-from bursar.types import Call, Entry, Outcome, Plan, Ratios, Refused, Verdict
+from bursar.types import Call, Entry, Hold, Outcome, Plan, Ratios, Refused, Verdict
 
 
 async def handle(call: Call, policy: Policy) -> Verdict:
@@ -32,8 +32,9 @@ async def handle(call: Call, policy: Policy) -> Verdict:
 async def attempt(call: Call, plan: Plan, number: int, policy: Policy) -> Verdict:
     """One physical attempt: the row is open before the bytes leave and closed whatever comes of them."""
     entry = book.opening(call, plan, number, await Now(), policy)
-    hold = await Reserve(entry)
+    hold = book.unpriced(entry, policy) or await Reserve(entry)
     if isinstance(hold, Refused):
+        await Settle(Hold(entry.request_id, number), book.refusal(entry, hold))
         return Verdict(hold, entry, number)
     outcome = await Send(plan, entry)
     entry = book.closing(entry, outcome, await learned(entry, outcome), policy)

@@ -31,6 +31,37 @@ class Unpriced(msgspec.Struct, frozen=True):
     why: str
 
 
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """The user's own prices of one model, `[prices."provider/model"]`: they win over every table.
+
+    Rates are decimal strings in USD per million tokens, fees in USD each. Without `cached`, cached tokens cost the
+    input rate; a cache write without its own rate is unpriced. They hold for every date and prompt length.
+    """
+
+    input: str
+    output: str | None = None
+    cached: str | None = None
+    cache_write_5m: str | None = None
+    cache_write_30m: str | None = None
+    cache_write_1h: str | None = None
+    cache_write_12h: str | None = None
+    input_audio: str | None = None
+    cached_audio: str | None = None
+    output_audio: str | None = None
+    input_image: str | None = None
+    cached_image: str | None = None
+    output_image: str | None = None
+    input_video: str | None = None
+    output_video: str | None = None
+    web_search: str | None = None
+    grounded_prompt: str | None = None
+    file_search: str | None = None
+    multiply: Mapping[str, str] = {}
+    """What a billing term multiplies the rates by: {"batch": "0.5", "priority": "2", "fast": "2", "us": "1.1"}."""
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
 class PriceBook(Protocol):
     """Where cards come from. Pure: the same arguments give the same card for the life of the process."""
 

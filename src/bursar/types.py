@@ -34,6 +34,7 @@ Bucket: TypeAlias = Literal[
     "output_image",
     "input_video",
     "cache_read_video",
+    "output_video",
 ]
 """Disjoint billed dimensions: a token is in exactly one of them. `output` includes reasoning."""
 
@@ -141,6 +142,8 @@ class View(msgspec.Struct, frozen=True):
     opaque_input: bool = False
     """True where the body does not carry the whole input: server-side state, files, URLs, media, server tools."""
     readable: bool = True
+    cache_ttl: str | None = None
+    """What the request's cache writes are kept for, "30m" | "12h" | "5m" | "1h"; None: not said, or several."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -199,6 +202,8 @@ class Reading(msgspec.Struct, frozen=True):
     """An error event in the stream, as "type: message", shortened."""
     pending: bool = False
     """A background response that has not ended: its usage comes later."""
+    malformed: int = 0
+    """Events of the stream that could not be read; they were passed on."""
 
 
 class Timing(msgspec.Struct, frozen=True):

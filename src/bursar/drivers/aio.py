@@ -5,7 +5,7 @@ that nothing can cancel it, and where no loop is left to run a drain what was se
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure
@@ -54,12 +54,11 @@ class AsyncDriver:
             case _:
                 return self.world.perform(effect)
 
-    def background(self, work: Any) -> "asyncio.Task[None]":
-        """A task that nobody awaits and nothing collects before it is done."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it in a task that nobody awaits and nothing collects before it is done."""
+        task = asyncio.ensure_future(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        return task
 
     async def aclose(self, seconds: float = 5.0) -> None:
         """Wait that long for drains under way; then settle whatever is left by what was seen of it."""
@@ -70,7 +69,7 @@ class AsyncDriver:
     def close(self) -> None:
         """Settle whatever is left, now, with no loop to wait on."""
         for parked in list(self.watched):
-            parked.end(parked.attempt.hung_up)
+            parked.end(parked.attempt.hung_up())
 
 
 class _Run:
@@ -144,39 +143,62 @@ class _Parked:
         self.loop = asyncio.get_running_loop()
         self.verdict: Verdict | None = None
         self.over = False
+        self.reading = False
+        """A chunk is being awaited: a second reader has to wait for it."""
         self._left = False
+        self._counted = False
         run.driver.world.ready()
         run.driver.watched.add(self)
 
-    def end(self, outcome: Callable[[], Outcome]) -> None:
+    def end(self, outcome: Outcome) -> None:
         """Settle with this outcome, unless an end has been met already."""
         if self.over:
             return
         self.over = True
         driver, life = self.run.driver, self.run.life
         driver.watched.discard(self)
-        self.verdict = driver.world.conclude(life, life.step(outcome()), self.attempt.hung_up)
+        driver.drains -= self._counted
+        self.verdict = driver.world.conclude(life, life.step(outcome), self.attempt.hung_up)
 
-    async def close(self, outcome: Callable[[], Outcome]) -> None:
+    async def close(self, outcome: Outcome) -> None:
         self.end(outcome)
         await self.exchange.close()
 
-    def hang_up(self) -> "asyncio.Task[None] | None":
-        """The caller is done or gone: read on in the background where that tells the bill, else cancel."""
+    def hang_up(self) -> bool:
+        """The caller is done or gone: read on in the background where that tells the bill, else cancel.
+
+        True where the exchange is left to the caller of this to close.
+        """
         if self.over or self._left:
-            return None
+            return False
         self._left = True
         driver = self.run.driver
         wants = not self.attempt.terminal and hangup.drains(self.run.call, self.attempt.entry, driver.policy)
         if wants and driver.drains < driver.policy.drain.streams:
-            driver.background(self._drain())
-            return None
-        self.end(self.attempt.hung_up)
-        return driver.background(self.exchange.close())
+            driver.drains += 1
+            self._counted = True
+            if not self.reading:
+                driver.background(self.drain())
+            return False
+        self.end(self.attempt.hung_up())
+        return True
 
-    async def _drain(self) -> None:
+    def leave(self) -> None:
+        """hang_up() where nobody can wait for the exchange to close."""
+        if self.hang_up():
+            self.run.driver.background(self.exchange.close())
+
+    def is_to_drain(self) -> bool:
+        """The caller hung up while a chunk was being awaited, and the rest is still to be read."""
+        return self._left and not self.over
+
+    def left(self) -> bool:
+        """The caller has hung up."""
+        return self._left
+
+    async def drain(self) -> None:
+        """Read to the end for the usage's sake, within the bounds."""
         driver = self.run.driver
-        driver.drains += 1
         try:
             async with asyncio.timeout(driver.policy.drain.seconds):
                 async for chunk in self.chunks:
@@ -185,17 +207,16 @@ class _Parked:
         except (TransportFailure, TimeoutError) as failure:
             self.attempt.note(failure)
         finally:
-            driver.drains -= 1
-            await self.close(self.attempt.drained)
+            await self.close(self.attempt.drained())
 
     def dropped(self) -> None:
         """Nobody holds the relay any more: called by the collector, from any thread, with or without a loop."""
         if self.over:
             return
         if self.loop.is_running():
-            self.loop.call_soon_threadsafe(self.hang_up)
+            self.loop.call_soon_threadsafe(self.leave)
         else:
-            self.run.driver.world.later(lambda: self.end(self.attempt.hung_up))
+            self.run.driver.world.later(lambda: self.end(self.attempt.hung_up()))
 
 
 class AsyncRelay:
@@ -216,28 +237,42 @@ class AsyncRelay:
         parked, attempt = self._parked, self._parked.attempt
         while not parked.over:
             try:
+                parked.reading = True
                 chunk = await anext(parked.chunks, None)
+                parked.reading = False
                 if chunk is None:
                     passed, outcome = attempt.ended()
-                    await parked.close(lambda o=outcome: o)  # type: ignore[misc]
+                    await parked.close(outcome)
                 else:
                     passed = attempt.feed(chunk)
+                    if parked.is_to_drain():
+                        parked.run.driver.background(parked.drain())
+                        break
             except TransportFailure as failure:
-                outcome = attempt.broke(failure)
-                await parked.close(lambda o=outcome: o)  # type: ignore[misc]
+                await parked.close(attempt.broke(failure))
+                if parked.left():
+                    break
                 raise
             except BaseException:
-                parked.hang_up()
+                parked.reading = False
+                self.hang_up()
                 raise
             if passed:
                 return passed
         raise StopAsyncIteration
 
+    def hang_up(self) -> None:
+        """The caller is gone; also while another task awaits the next chunk, which then gets the end."""
+        self._parked.leave()
+
     async def aclose(self) -> None:
         """The caller is done, or gone."""
-        closing = self._parked.hang_up()
-        if closing is not None:
-            await asyncio.shield(closing)
+        if self._parked.hang_up():
+            await self._parked.exchange.close()
+
+    def error_event(self, failure: TransportFailure) -> bytes:
+        """The dialect's own word for a stream that broke."""
+        return self._parked.attempt.error_event(failure)
 
     def __del__(self) -> None:
         self._parked.dropped()

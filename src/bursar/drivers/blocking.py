@@ -115,7 +115,7 @@ class _Parked:
         run.driver.world.ready()
         run.driver.drains.watch(self)
 
-    def end(self, outcome: Callable[[], Outcome]) -> None:
+    def end(self, outcome: Outcome) -> None:
         """Close the exchange and settle with this outcome, unless an end has been met already."""
         with self._lock:
             if self.over:
@@ -127,7 +127,7 @@ class _Parked:
         finally:
             driver.drains.forget(self)
             life = self.run.life
-            self.verdict = driver.world.conclude(life, life.step(outcome()), self.attempt.hung_up)
+            self.verdict = driver.world.conclude(life, life.step(outcome), self.attempt.hung_up)
 
     def hang_up(self) -> None:
         """The caller is done or gone: read on in the background where that tells the bill, else cancel."""
@@ -138,7 +138,7 @@ class _Parked:
         run = self.run
         wants = not self.attempt.terminal and hangup.drains(run.call, self.attempt.entry, run.driver.policy)
         if not (wants and run.driver.drains.take(self)):
-            self.end(self.attempt.hung_up)
+            self.end(self.attempt.hung_up())
 
     def drain(self, late: Callable[[], bool]) -> None:
         """Read to the end for the usage's sake, until it is too late."""
@@ -152,7 +152,7 @@ class _Parked:
         except TransportFailure as failure:
             self.attempt.note(failure)
         finally:
-            self.end(self.attempt.drained)
+            self.end(self.attempt.drained())
 
 
 class Relay:
@@ -176,12 +176,11 @@ class Relay:
                 chunk = next(parked.chunks, None)
                 if chunk is None:
                     passed, outcome = attempt.ended()
-                    parked.end(lambda o=outcome: o)  # type: ignore[misc]
+                    parked.end(outcome)
                 else:
                     passed = attempt.feed(chunk)
             except TransportFailure as failure:
-                outcome = attempt.broke(failure)
-                parked.end(lambda o=outcome: o)  # type: ignore[misc]
+                parked.end(attempt.broke(failure))
                 raise
             if passed:
                 return passed
@@ -248,4 +247,4 @@ class Drains:
         with self._lock:
             left = list(self._watched)
         for parked in left:
-            parked.end(parked.attempt.hung_up)
+            parked.end(parked.attempt.hung_up())

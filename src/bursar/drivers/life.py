@@ -5,8 +5,8 @@ raises TypeError here.
 """
 
 import zlib
-from email.utils import parsedate_to_datetime
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -211,7 +211,8 @@ class Attempt:
 
     def error_event(self, failure: TransportFailure) -> bytes:
         """The dialect's own way to say in mid-stream that the answer ends here."""
-        return self._dialect.error_event(f"the provider's stream broke: {failure.error}", "api_error")
+        event = self._dialect.error_event(f"the provider's stream broke: {failure.error}", "api_error")
+        return b"\n\n" + event if self._meter is not None and self._meter.midway else event
 
     def _completed(self, reading: Reading) -> Outcome:
         return Completed(self._status or 0, self.headers, None, reading, self._timing())

@@ -62,8 +62,9 @@ class StoreWorld:
             self._errand_boy = None
 
     def perform(self, effect: Effect[T], /) -> T:
+        asked: Effect[Any] = effect
         answer: Any
-        match effect:
+        match asked:
             case Now():
                 answer = self.clock()
             case Reserve(entry, claims):
@@ -74,7 +75,8 @@ class StoreWorld:
             case Learned(provider, model):
                 answer = self.store.ratios(provider, model)
             case Pause(ms):
-                answer = time.sleep(ms / 1000)
+                time.sleep(ms / 1000)
+                answer = None
             case _:
                 raise TypeError(f"the world cannot perform {effect!r}")
         return cast(T, answer)

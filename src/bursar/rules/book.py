@@ -6,10 +6,11 @@ the exception that is known: nothing was produced, nothing is owed (wire.md sect
 
 import msgspec
 
-from bursar.policy import Policy
+from bursar.policy import Policy, Unpriced
 from bursar.rules import digest, estimate, price
 from bursar.types import (
     Abandoned,
+    Bucket,
     Call,
     Completed,
     Entry,
@@ -18,13 +19,17 @@ from bursar.types import (
     Outcome,
     Part,
     Plan,
+    Price,
     Ratios,
     Reading,
     Refused,
     Status,
+    Terms,
     Usage,
 )
 
+_TEXT: frozenset[Bucket] = frozenset(("input", "cache_write_5m", "cache_write_30m", "output"))
+_LONG_LIVED: frozenset[Bucket] = _TEXT | {"cache_write_1h", "cache_write_12h"}
 _FREE = Usage(parts=(), input_tokens=0, output_tokens=0, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
 
 
@@ -69,7 +74,7 @@ def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> 
     reading, timing = outcome.reading, outcome.timing
     usage = _usage(entry, outcome, learned)
     model = reading.model or entry.model
-    cost = price.quote(usage, entry.provider, model, reading.terms, policy.prices, entry.started_at) if usage else None
+    cost = _cost(entry, usage, model, reading.terms, policy) if usage else None
     refused_why = outcome.error if isinstance(outcome, Failed) else reading.error
     known = usage or Usage(parts=())
     return msgspec.structs.replace(
@@ -95,6 +100,16 @@ def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> 
         response_id=reading.response_id,
         response=outcome.body if policy.capture and isinstance(outcome, Completed) else None,
     )
+
+
+def unpriced(entry: Entry, policy: Policy) -> Refused | None:
+    """With unknown_price = "refuse", a model without a price is not sent."""
+    if policy.unknown_price != "refuse":
+        return None
+    if entry.model is None:
+        return Refused("the body names no model, so its price is unknown, and unknown_price is 'refuse'")
+    card = policy.prices.card(entry.provider, entry.model, entry.terms, entry.started_at)
+    return Refused(f"{card.why} (unknown_price is 'refuse')") if isinstance(card, Unpriced) else None
 
 
 def refusal(entry: Entry, refused: Refused) -> Entry:
@@ -154,14 +169,32 @@ def _estimated(entry: Entry, reading: Reading, learned: Ratios) -> Usage:
     )
 
 
+def _cost(entry: Entry, usage: Usage, model: str | None, terms: Terms, policy: Policy) -> Price:
+    """At the served model's card. A served name that no table lists is priced as the one sent where the user did so."""
+    cost = price.quote(usage, entry.provider, model, terms, policy.prices, entry.started_at)
+    if cost.nanos is None and model != entry.model:
+        sent = price.quote(usage, entry.provider, entry.model, terms, policy.prices, entry.started_at)
+        if sent.price_id is not None and sent.price_id.startswith("policy/"):
+            return sent
+    return cost
+
+
 def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> int | None:
     """The most that the attempt can cost, in nano-dollars; None where a price or the output limit is unknown."""
+    view = call.view
     if plan.model is None or call.api == "other":
         return None
+    card = policy.prices.card(plan.provider, plan.model, view.terms, at)
+    if isinstance(card, Unpriced):
+        return None
+    limit = 0 if call.api == "embeddings" else view.max_output_tokens or card.max_output_tokens
+    if limit is None:
+        return None
+    long_lived = b"1h" in call.body or b"12h" in call.body
+    only = _LONG_LIVED if long_lived else _TEXT
     return price.ceiling(
-        tokens, call.view.max_output_tokens, call.view.choices, plan.provider, plan.model, call.view.terms,
-        policy.prices, at,
-    )  # fmt: skip
+        tokens, limit * view.choices, plan.provider, plan.model, view.terms, policy.prices, at, only=only
+    )
 
 
 def _status(outcome: Outcome) -> Status:

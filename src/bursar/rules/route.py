@@ -1,4 +1,4 @@
-"""Which provider and model serve a call, in what order. Pure; never a silent downgrade: without a tier the caller's model is kept.
+"""Which provider and model serve a call, in what order. Pure; never a silent downgrade: else the caller's model is kept.
 
 `model` is a tier's name, `provider/model`, or a model served by the first provider of the call's wire family that
 lists or prices it (contract.md section 3).
@@ -59,10 +59,7 @@ def _tier_plans(call: Call, policy: Policy, tier: str, family: Family | None) ->
 def _plan(call: Call, policy: Policy, provider: str, model: str | None, reason: str, tier: str | None = None) -> Plan:
     known = policy.providers.get(provider)
     add_usage = (
-        call.api == "chat"
-        and call.view.stream
-        and not call.view.wants_usage
-        and (known is None or known.stream_usage)
+        call.api == "chat" and call.view.stream and not call.view.wants_usage and (known is None or known.stream_usage)
     )
     return Plan(
         provider=provider,
@@ -83,6 +80,4 @@ def tier_of(policy: Policy, provider: str, model: str | None) -> str | None:
 
 
 def _serves(provider: Provider, model: str, policy: Policy, at: Instant) -> bool:
-    return model in provider.models or not isinstance(
-        policy.prices.card(provider.name, model, Terms(), at), Unpriced
-    )
+    return model in provider.models or not isinstance(policy.prices.card(provider.name, model, Terms(), at), Unpriced)

@@ -1,0 +1,201 @@
+"""Who a call is booked to: headers and body claims, first match wins (wire.md section 5), bounded by the key.
+
+Only our own headers are checked strictly: a malformed `x-bursar-*` value raises BadHeader with the header's name and
+what was expected. A peer's header or a body claim that is no plain id is passed over, for it was not meant for us.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+from urllib.parse import unquote
+
+import msgspec
+
+from bursar.types import Headers, Tags
+
+ID = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
+_TAG = re.compile(r"[A-Za-z0-9._:@/ -]{1,200}")
+_MOST_TAGS = 32
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_OURS = {
+    "x-bursar-user-id": "user",
+    "x-bursar-session-id": "session",
+    "x-bursar-run-id": "run",
+    "x-bursar-parent-run-id": "parent",
+    "x-bursar-agent-id": "agent",
+    "x-bursar-step": "step",
+    "x-bursar-user-tier": "user_tier",
+}
+_PEERS: dict[str, tuple[str, ...]] = {
+    "user": ("helicone-user-id", "x-litellm-customer-id", "x-litellm-end-user-id", "portkey:_user", "baggage:user.id"),
+    "session": (
+        "helicone-session-id", "x-litellm-session-id", "x-portkey-trace-id", "*-session-id", "x-session-id",
+        "session-id", "thread-id", "baggage:session.id",
+    ),
+    "run": ("x-litellm-trace-id", "traceparent"),
+    "parent": (),
+    "agent": ("helicone-property-agent",),
+    "step": ("helicone-property-step", "helicone-session-path"),
+    "user_tier": (),
+}  # fmt: skip
+_CLAIMS: dict[str, tuple[str, ...]] = {
+    "user": (
+        "safety_identifier", "user", "metadata.user_id.user_id", "metadata.user_id.account_uuid",
+        "metadata.user_id.device_id", "metadata.user_id",
+    ),
+    "session": ("metadata.session_id", "metadata.user_id.session_id", "conversation"),
+    "run": (),
+    "parent": (),
+    "agent": ("metadata.agent_id",),
+    "step": ("metadata.step",),
+    "user_tier": ("metadata.user_tier",),
+}  # fmt: skip
+_LAST: dict[str, tuple[str, ...]] = {"agent": ("baggage:gen_ai.agent.name",)}
+_NAMED_CLAIMS = frozenset(name for names in _CLAIMS.values() for name in names)
+_PREFIXES = ("x-bursar-", "helicone-", "x-litellm-", "x-portkey-")
+_NAMES = frozenset(("baggage", "traceparent", "tracestate", "x-session-id", "session-id", "thread-id", "cache-control"))
+
+CacheWish = Literal["on", "off", "refresh", "only"]
+
+
+class BadHeader(ValueError):
+    """One of our own headers is malformed, or said twice with different values."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the attribution and control headers of one request came to."""
+
+    tags: Tags
+    cache: CacheWish | None
+    forwarded: Headers
+    """The headers that may go on to a provider: none of attribution's or control's is among them."""
+
+
+class KeyFacts(msgspec.Struct, frozen=True):
+    """What an authenticated key decides: it bounds every claim."""
+
+    key_id: str
+    tenant: str
+    trusted: frozenset[str]
+
+
+def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | None) -> Asked:
+    """Tags of a request that came with these headers (names in lower case) and body claims."""
+    ours: dict[str, str] = {}
+    peers: dict[str, str] = {}
+    forwarded: list[tuple[str, str]] = []
+    for name, value in headers:
+        if name.startswith("x-bursar-"):
+            if ours.setdefault(name, value) != value:
+                raise BadHeader(f"{name} is given twice, with different values: send it once")
+        elif is_attribution(name):
+            peers.setdefault(name, value)
+        else:
+            forwarded.append((name, value))
+    if peers or ours:
+        _unpack(peers)
+    said = dict(claims)
+    tags = _tags(ours, peers, said, key)
+    return Asked(tags, _cache_wish(ours), tuple(forwarded))
+
+
+def is_attribution(name: str) -> bool:
+    """True for every header, ours and our peers', that says who or how and must not reach a provider."""
+    return name.startswith(_PREFIXES) or name in _NAMES or (name.startswith("x-") and name.endswith("-session-id"))
+
+
+def _tags(ours: Mapping[str, str], peers: Mapping[str, str], said: Mapping[str, str], key: KeyFacts | None) -> Tags:
+    found: dict[str, str | None] = dict.fromkeys(_PEERS)
+    for header, field in _OURS.items():
+        value = ours.get(header)
+        if value is not None:
+            if not ID.fullmatch(value):
+                raise BadHeader(f"{header}: expected 1 to 200 characters of A-Z a-z 0-9 . _ : @ / -, got {value!r:.80}")
+            found[field] = value
+    if peers or said:
+        for field, value in found.items():
+            if value is None:
+                found[field] = _first(field, peers, said)
+    return Tags(
+        tenant=key.tenant if key else "default",
+        run_id=found["run"],
+        parent_run_id=found["parent"],
+        session_id=found["session"],
+        user_id=found["user"],
+        user_tier=found["user_tier"],
+        agent_id=found["agent"],
+        step=found["step"],
+        tags=_labels(ours, peers, said),
+        key_id=key.key_id if key else None,
+        trusted=key.trusted if key else None,
+    )
+
+
+def _first(field: str, peers: Mapping[str, str], said: Mapping[str, str]) -> str | None:
+    places = ((peers, _PEERS[field]), (said, _CLAIMS[field]), (peers, _LAST.get(field, ())))
+    for source, names in places:
+        for name in names:
+            value = source.get(name)
+            if value is not None and ID.fullmatch(value):
+                return value
+    return None
+
+
+def _unpack(peers: dict[str, str]) -> None:
+    """Bring compound headers of peers to plain names: portkey:K, baggage:K, *-session-id, the path's last segment."""
+    metadata = peers.get("x-portkey-metadata")
+    if metadata is not None:
+        for key, value in _json_object(metadata):
+            peers[f"portkey:{key}"] = value
+    for member in peers.get("baggage", "").split(","):
+        key, equals, value = member.partition("=")
+        if equals:
+            peers[f"baggage:{key.strip()}"] = unquote(value.partition(";")[0].strip())
+    vendor = next((v for k, v in peers.items() if k.startswith("x-") and k.endswith("-session-id")), None)
+    if vendor is not None:
+        peers["*-session-id"] = vendor
+    path = peers.get("helicone-session-path")
+    if path is not None:
+        peers["helicone-session-path"] = path.rstrip("/").rpartition("/")[2]
+    trace = _TRACEPARENT.fullmatch(peers.get("traceparent", ""))
+    peers["traceparent"] = trace.group(1) if trace else ""
+
+
+def _json_object(text: str) -> list[tuple[str, str]]:
+    try:
+        decoded = msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.DecodeError, ValueError):
+        return []
+    return [(key, value) for key, value in decoded.items() if isinstance(value, str)]
+
+
+def _labels(ours: Mapping[str, str], peers: Mapping[str, str], said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Tags, the most trusted source first; the first value of a name stands."""
+    labels: dict[str, str] = {}
+    for member in filter(None, (m.strip() for m in ours.get("x-bursar-tags", "").split(","))):
+        key, equals, value = member.partition("=")
+        if not (equals and ID.fullmatch(key) and _TAG.fullmatch(value)):
+            raise BadHeader(f"x-bursar-tags: expected k=v,k2=v2 in plain characters, got {member!r:.80}")
+        labels.setdefault(key, value)
+    for member in filter(None, (m.strip() for m in peers.get("x-litellm-tags", "").split(","))):
+        labels.setdefault(member, "true")
+    for name, value in peers.items():
+        if name.startswith("helicone-property-"):
+            labels.setdefault(name.removeprefix("helicone-property-"), value)
+        elif name.startswith("portkey:") and name != "portkey:_user":
+            labels.setdefault(name.removeprefix("portkey:"), value)
+    for name, value in said.items():
+        if name.startswith("metadata.") and name not in _NAMED_CLAIMS:
+            labels.setdefault(name.removeprefix("metadata."), value)
+    plain = ((k, v) for k, v in labels.items() if ID.fullmatch(k) and _TAG.fullmatch(v))
+    return tuple(pair for pair, _ in zip(plain, range(_MOST_TAGS), strict=False))
+
+
+def _cache_wish(ours: Mapping[str, str]) -> CacheWish | None:
+    wish = ours.get("x-bursar-cache")
+    match wish:
+        case None | "on" | "off" | "refresh" | "only":
+            return wish
+        case _:
+            raise BadHeader(f"x-bursar-cache: expected on, off, refresh or only, got {wish!r:.80}")

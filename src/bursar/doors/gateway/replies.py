@@ -1,0 +1,84 @@
+"""From a verdict to what the caller sees: the provider's own answer with our headers, or a refusal in his dialect."""
+
+from typing import NamedTuple
+
+from bursar.money import format_usd
+from bursar.types import Abandoned, Completed, Entry, Failed, Headers, Refused, Verdict
+from bursar.wire.dialect import Dialect
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Reply(NamedTuple):
+    """A whole HTTP answer."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
+
+
+def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
+    """The answer to a call that was not streamed through."""
+    outcome = verdict.outcome
+    ours = bursar_headers(request_id, verdict.entry, verdict.attempts, final=True)
+    match outcome:
+        case Completed():
+            body = outcome.body or b""
+            return Reply(outcome.status, [*raw(outcome.headers, len(body)), *ours], body)
+        case Failed() if outcome.status is not None and outcome.body is not None and outcome.status >= 300:
+            headers = outcome.headers
+            if verdict.attempts > 1:
+                headers = (*((k, v) for k, v in headers if k != "x-should-retry"), ("x-should-retry", "false"))
+            return Reply(outcome.status, [*raw(headers, len(outcome.body)), *ours], outcome.body)
+        case Failed():
+            timed_out = isinstance(outcome.cause, TimeoutError)
+            reply = error(dialect, 504 if timed_out else 502, outcome.error, code="upstream_unreachable")
+            return Reply(reply.status, [*reply.headers, *_no_retry(verdict.attempts > 1), *ours], reply.body)
+        case Refused():
+            status = 404 if verdict.entry is None else 402
+            reply = error(dialect, status, outcome.reason, code="refused_by_bursar")
+            return Reply(reply.status, [*reply.headers, *_no_retry(True), *ours], reply.body)
+        case Abandoned():
+            return error(dialect, 499, "the caller went away")
+
+
+def error(dialect: Dialect, status: int, message: str, code: str | None = None) -> Reply:
+    """An error of our own, in the caller's dialect."""
+    body = dialect.error(status, "", message, code)
+    return Reply(status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))], body)
+
+
+def raw(headers: Headers, length: int | None) -> RawHeaders:
+    """Relayed headers as bytes; `length` replaces content-length, None leaves it out (a stream)."""
+    kept = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers if k != "content-length"]
+    if length is not None:
+        kept.append((b"content-length", b"%d" % length))
+    return kept
+
+
+def bursar_headers(request_id: str, entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
+    """The `x-bursar-*` headers of contract.md section 3. Dollars are left out while unknown, and on a stream's head."""
+    told = [("x-bursar-request-id", request_id), ("x-bursar-attempts", str(attempts))]
+    if entry is not None:
+        told += [("x-bursar-cache", entry.cache), ("x-bursar-route-reason", entry.route_reason)]
+        if entry.model is not None:
+            told.append(("x-bursar-model", f"{entry.provider}/{entry.model}"))
+        if entry.tier is not None:
+            told.append(("x-bursar-tier", entry.tier))
+        if final:
+            told.append(("x-bursar-cost-status", entry.cost_status))
+            if entry.cost_nanos is not None:
+                told.append(("x-bursar-cost-usd", format_usd(entry.cost_nanos)))
+    return [(k.encode(), _printable(v)) for k, v in told]
+
+
+def _printable(text: str) -> bytes:
+    """A model's name comes from a body: nothing of it may break out of a header."""
+    return text.encode("ascii", "replace").translate(_SAFE)
+
+
+_SAFE = bytes(c if 32 <= c < 127 else 63 for c in range(256))
+
+
+def _no_retry(due: bool) -> RawHeaders:
+    return [(b"x-should-retry", b"false")] if due else []

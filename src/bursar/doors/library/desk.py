@@ -1,0 +1,195 @@
+"""Where a request of a wrapped client becomes a Call, and the end of its life what the client is told. No HTTP library.
+
+One desk serves every client of a guard, from any thread and event loop, and starts anew in a forked child.
+"""
+
+import asyncio
+import atexit
+import functools
+import os
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+
+from bursar.doors import attribution, ids
+from bursar.doors.library import context
+from bursar.drivers.aio import AsyncDriver
+from bursar.drivers.blocking import Driver
+from bursar.drivers.world import StoreWorld
+from bursar.policy import Policy
+from bursar.rules.listing import catalog_of, region_of
+from bursar.stores.base import Store
+from bursar.types import Call, Family, Headers, Tags
+from bursar.wire import dialect as dialects
+from bursar.wire.dialect import Dialect
+
+_FREE = re.compile(r"(?:/count_tokens|/input_tokens|:countTokens|/files|/uploads(?:/.*)?|/cancel|/moderations)/?\Z")
+_FAMILY_NAMES: Mapping[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
+_MOST_URLS = 4096
+
+
+class Desk:
+    """The blocking driver, one asyncio driver a loop, and the books behind both."""
+
+    def __init__(self, policy: Policy, store: Store, attempts: int = 1) -> None:
+        self.policy, self.store, self.attempts = policy, store, attempts
+        self.tallies = context.Tallies()
+        self.closed = False
+        self._providers: dict[tuple[str, Family], str | None] = {}
+        self._start()
+        me = weakref.ref(self)
+        self._at_exit = functools.partial(_at_exit, me, store)
+        atexit.register(self._at_exit)
+        os.register_at_fork(after_in_child=functools.partial(_reborn, me))
+
+    def _start(self) -> None:
+        self.world = StoreWorld(self.store, self.tallies.settled)
+        self.driver = Driver(self.world, self.policy)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncDriver] = weakref.WeakKeyDictionary()
+
+    def async_driver(self) -> AsyncDriver:
+        """The running loop's driver."""
+        loop = asyncio.get_running_loop()
+        driver = self._loops.get(loop)
+        if driver is None:
+            driver = self._loops[loop] = AsyncDriver(self.world, self.policy)
+        return driver
+
+    def dialect(self, method: str, url: str, path: str, provider: str | None) -> Dialect | None:
+        """The dialect to read the request by; None: it costs nothing, or goes to nobody that is known to sell models."""
+        dialect = dialects.dialect_of(method, path)
+        if dialect is not dialects.OTHER or dialect is None:
+            return dialect
+        if _FREE.search(path) or self.provider(url, dialect, provider, default=False) is None:
+            return None
+        return dialect
+
+    def provider(self, url: str, dialect: Dialect, fixed: str | None, *, default: bool = True) -> str | None:
+        """Who answers at this URL: as wrap() was told, else as configured, else by the catalogue, else the family."""
+        if fixed is not None:
+            return fixed
+        place = (url, dialect.family)
+        if place not in self._providers:
+            if len(self._providers) >= _MOST_URLS:
+                self._providers.clear()
+            self._providers[place] = self._known(url)
+        return self._providers[place] or (_FAMILY_NAMES[dialect.family] if default else None)
+
+    def _known(self, url: str) -> str | None:
+        bases = ((p.base_url.rstrip("/"), p.name) for p in self.policy.providers.values())
+        fitting = [(len(base), name) for base, name in bases if url.startswith(base) and url[len(base) :][:1] in ("", "/")]
+        return max(fitting)[1] if fitting else catalog_of(url)
+
+    def call(self, dialect: Dialect, url: str, path: str, headers: Headers, body: bytes, provider: str | None) -> Call:
+        """The Call of a request. url: without query; path: with it."""
+        view = dialect.view(body, path, headers)
+        if dialect.family == "openai" and view.terms.region is None and (region := region_of(url)) is not None:
+            view = msgspec.structs.replace(view, terms=msgspec.structs.replace(view.terms, region=region))
+        now = self.world.clock()
+        scope = context.current()
+        tags = scope.tags if scope is not None else Tags()
+        if view.claims:
+            tags = context.merged(tags, attribution.read((), view.claims, None).tags)
+        return Call(
+            request_id=ids.request_id(now),
+            api=dialect.api,
+            view=view,
+            body=body,
+            headers=headers,
+            path=path,
+            tags=tags,
+            received=now,
+            provider=self.provider(url, dialect, provider),
+            sdk_retry=_count(headers),
+            attempts=self.attempts if dialect is not dialects.OTHER else 1,
+        )
+
+    def flush(self, seconds: float) -> None:
+        """Wait that long for what drains in the background; then until all rows so far are in the ledger."""
+        swept = threading.Event()
+        self.world.ready()
+        self.world.later(swept.set)
+        swept.wait(seconds)
+        self.driver.drains.wait(seconds)
+        self._elsewhere(_ended, seconds)
+        self.store.flush()
+
+    async def aflush(self, seconds: float) -> None:
+        """The same without blocking the running loop."""
+        driver = self.async_driver()
+        await asyncio.sleep(0)
+        if driver.tasks:
+            await asyncio.wait(list(driver.tasks), timeout=seconds)
+        await asyncio.to_thread(self.flush, seconds)
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Wait that long for drains; settle the rest by what was seen; close the ledger. Once."""
+        if self.closed:
+            return
+        self.closed = True
+        atexit.unregister(self._at_exit)
+        self._elsewhere(lambda driver: driver.aclose(seconds), seconds + 1)
+        for driver in list(self._loops.values()):
+            driver.close()
+        self.driver.close(seconds)
+        self.store.close()
+
+    async def aclose(self, seconds: float = 5.0) -> None:
+        """The same without blocking the running loop."""
+        await self.async_driver().aclose(seconds)
+        await asyncio.to_thread(self.close, seconds)
+
+    def _elsewhere(self, end: Callable[[AsyncDriver], Coroutine[Any, Any, None]], seconds: float) -> None:
+        """Have the loops of other threads end their drains; this thread's own loop cannot be waited for."""
+        try:
+            here: object = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        for loop, driver in list(self._loops.items()):
+            if loop is not here and loop.is_running():
+                waiting = asyncio.run_coroutine_threadsafe(end(driver), loop)
+                try:
+                    waiting.result(seconds)
+                except TimeoutError:
+                    waiting.cancel()
+
+    def reborn(self) -> None:
+        """In a forked child: new threads and locks; what was under way is the parent's to settle."""
+        self.tallies.reborn()
+        self._start()
+        multiprocessing = sys.modules.get("multiprocessing.util")
+        if multiprocessing is not None:  # its children end without atexit
+            multiprocessing.register_after_fork(self, functools.partial(_close_with_process, multiprocessing))
+
+
+async def _ended(driver: AsyncDriver) -> None:
+    if driver.tasks:
+        await asyncio.wait(list(driver.tasks))
+
+
+def _at_exit(desk: "weakref.ref[Desk]", store: Store) -> None:
+    alive = desk()
+    if alive is not None:
+        alive.close()
+    else:
+        store.close()
+
+
+def _reborn(desk: "weakref.ref[Desk]") -> None:
+    alive = desk()
+    if alive is not None and not alive.closed:
+        alive.reborn()
+
+
+def _close_with_process(multiprocessing: Any, desk: Desk) -> None:
+    multiprocessing.Finalize(desk, desk.close, exitpriority=10)
+
+
+def _count(headers: Headers) -> int:
+    told = next((value for name, value in headers if name == "x-stainless-retry-count"), "0")
+    return int(told) if told.isdigit() and len(told) < 6 else 0

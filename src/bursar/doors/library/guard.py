@@ -1,0 +1,138 @@
+"""The guard: what a developer holds. Wraps clients, names runs and steps, answers from the ledger, lets go in order.
+
+Closing (by `with`, `close()` or the end of the process) waits a little for what drains, settles the rest by what was
+seen of it and flushes the ledger. What a closed guard's clients then send is refused by its closed ledger.
+"""
+
+import functools
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from bursar.doors import ids
+from bursar.doors.library import context
+from bursar.doors.library.desk import Desk
+from bursar.doors.library.ledger import Ledger
+from bursar.doors.library.wrap import wrap, wrap_http
+from bursar.policy import Policy
+from bursar.stores.base import Store
+
+C = TypeVar("C")
+
+_SECONDS = 5.0
+
+
+class Guard:
+    """Every call of the wrapped clients is seen, priced and booked. Thread-safe; a forked child may go on using it.
+
+    attempts: how often Bursar itself tries a call, the first time included; 1 leaves retrying to the SDK, as it was.
+    """
+
+    def __init__(self, policy: Policy, store: Store, *, attempts: int = 1) -> None:
+        self._desk = Desk(policy, store, attempts)
+        self.ledger = Ledger(store)
+
+    def wrap(self, client: C, *, provider: str | None = None) -> C:
+        """Put the guard on a client, in place, and give the same client back; TypeError where it is of no known kind.
+
+        Its copies (`with_options`) share the HTTP client and so the guard. Wrapping twice is wrapping once; another
+        guard takes over. provider: whose prices hold, by its name in bursar.toml, where the base URL does not tell.
+        """
+        wrap(self._desk, client, provider)
+        return client
+
+    def http_client(
+        self,
+        library: Literal["httpx2", "httpx"] | None = None,
+        *,
+        asynchronous: bool = False,
+        provider: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A guarded `Client` or `AsyncClient` of httpx2 (or httpx) for whatever takes an `http_client`.
+
+        kwargs are the client's own. As the SDKs' own clients do, it follows redirects and allows 1,000 connections
+        unless told otherwise.
+        """
+        module = _module(library)
+        kwargs.setdefault("follow_redirects", True)
+        kwargs.setdefault("limits", module.Limits(max_connections=1000, max_keepalive_connections=100))
+        client = module.AsyncClient(**kwargs) if asynchronous else module.Client(**kwargs)
+        wrap_http(self._desk, client, provider)
+        return client
+
+    def run(
+        self,
+        *,
+        agent: str | None = None,
+        user: object = None,
+        session: object = None,
+        user_tier: str | None = None,
+        run_id: object = None,
+        tags: Mapping[str, object] | None = None,
+    ) -> context.Run:
+        """One run of an agent: enter it by `with` or `async with`, or decorate a function with it.
+
+        What is left out is inherited from the run around it, of which it becomes a part. run_id: of a run that
+        another process has begun, to go on with it; else a new id that sorts by time. Labels are 1 to 200 printable
+        characters; ValueError says which is not.
+        """
+        said = {"agent": agent, "user": user, "session": session, "user_tier": user_tier, "run_id": run_id, "tags": tags}
+        return context.Run(self._desk.tallies, self._run_id, said)
+
+    def step(self, name: str) -> context.Step:
+        """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function."""
+        return context.Step(name)
+
+    def flush(self, seconds: float = _SECONDS) -> None:
+        """Wait at most that long for abandoned streams that drain, then until every row so far is in the ledger.
+
+        Drains on this thread's own event loop cannot be waited for here: use aflush().
+        """
+        self._desk.flush(seconds)
+
+    async def aflush(self, seconds: float = _SECONDS) -> None:
+        """The same for a running event loop."""
+        await self._desk.aflush(seconds)
+
+    def close(self, seconds: float = _SECONDS) -> None:
+        """Let go: wait at most that long for drains, settle, flush. Once; at the end of the process by itself."""
+        self._desk.close(seconds)
+
+    async def aclose(self, seconds: float = _SECONDS) -> None:
+        """The same for a running event loop."""
+        await self._desk.aclose(seconds)
+
+    def _run_id(self) -> str:
+        return ids.run_id(self._desk.world.clock())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _module(library: str | None) -> Any:
+    if library not in (None, "httpx2", "httpx"):
+        raise ValueError(f"library = {library!r}: expected 'httpx2' or 'httpx'")
+    name = library or next((n for n in ("httpx2", "httpx") if n in sys.modules or _installed(n)), "httpx2")
+    return import_module(name)
+
+
+@functools.cache
+def _installed(name: str) -> bool:
+    return find_spec(name) is not None

@@ -1,0 +1,374 @@
+"""The library door's way in and out: a transport around a client's own, for httpx2 and httpx alike.
+
+What is no model call passes untouched. A model call goes out as the caller's own request (its headers, timeouts,
+extensions) asking for an unencoded answer; the answer comes back with its own status, headers and bytes, a transport
+failure as the very exception that the client's own transport raised. A refusal and a ledger that cannot be written
+are answers in the caller's dialect that SDKs do not retry, never exceptions.
+"""
+
+import functools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple, NoReturn
+
+from bursar.doors.library.desk import Desk
+from bursar.drivers.life import Answer, Shipment, TransportFailure
+from bursar.stores.base import StoreFailure
+from bursar.types import Abandoned, Call, Completed, Failed, Headers, Refused, Verdict
+from bursar.wire.dialect import OTHER, Dialect
+
+_UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
+_DECODED = (b"content-encoding", b"content-length")
+
+
+class Kit(NamedTuple):
+    """What the door needs of httpx2 or httpx, whose classes are not each other's."""
+
+    module: Any
+    failures: type[Exception]
+    unsent: tuple[type[Exception], ...]
+    streamed: Any
+    streamed_async: Any
+    whole: Any
+
+
+class Transports(NamedTuple):
+    """Around a client's own transport: `sync(desk, inner, provider)`, and the same for asyncio."""
+
+    sync: Any
+    asynchronous: Any
+
+
+@functools.cache
+def transports(module: Any) -> Transports:
+    """The two transports over one module, httpx2 or httpx."""
+    kit = Kit(
+        module,
+        module.TransportError,
+        tuple(getattr(module, name) for name in _UNSENT),
+        type("Streamed", (_Streamed, module.SyncByteStream), {}),
+        type("AsyncStreamed", (_AsyncStreamed, module.AsyncByteStream), {}),
+        type("Whole", (_Whole, module.SyncByteStream, module.AsyncByteStream), {}),
+    )
+    return Transports(
+        type("SyncTransport", (SyncDoor, module.BaseTransport), {"kit": kit}),
+        type("AsyncTransport", (AsyncDoor, module.AsyncBaseTransport), {"kit": kit}),
+    )
+
+
+class Door:
+    """What both transports share. Closing waits for the answers that still stream or drain: see `leave`."""
+
+    kit: Kit
+
+    def __init__(self, desk: Desk, inner: Any, provider: str | None) -> None:
+        self.desk, self.inner, self.provider = desk, inner, provider
+        self.under_way: set[_Exchange] = set()
+        self.leaving = False
+
+    def _reading(self, request: Any) -> tuple[Dialect | None, str]:
+        url = request.url
+        place = f"{url.scheme}://{url.netloc.decode('latin-1')}{url.path}"
+        return self.desk.dialect(request.method, place, url.path, self.provider), place
+
+    def _sending(self, request: Any, dialect: Dialect, place: str, body: bytes) -> "Sending":
+        path = request.url.raw_path.decode("latin-1")
+        call = self.desk.call(dialect, place, path, _plain(request.headers), body, self.provider)
+        return Sending(self, request, dialect, call)
+
+    def failure(self, fault: Exception) -> TransportFailure:
+        """What the module's exception means to a driver."""
+        told = f"{type(fault).__name__}: {fault}" if str(fault) else type(fault).__name__
+        return TransportFailure(told, fault, unsent=isinstance(fault, self.kit.unsent))
+
+    def unwritable(self, dialect: Dialect, failure: StoreFailure) -> Any:
+        told = f"Bursar's ledger cannot be written, so nothing was sent: {failure}"
+        return self.synthetic(503, dialect.error(503, "server_error", told, "ledger_unavailable"))
+
+    def synthetic(self, status: int, body: bytes) -> Any:
+        """An answer of our own, which no SDK retries."""
+        headers = {"content-type": "application/json", "x-should-retry": "false"}
+        return self.kit.module.Response(status, headers=headers, content=body)
+
+
+class SyncDoor(Door):
+    """The blocking transport."""
+
+    def handle_request(self, request: Any) -> Any:
+        dialect, place = self._reading(request)
+        if dialect is None:
+            return self.inner.handle_request(request)
+        body = request.read() if _readable(dialect, request) else b""
+        sending = self._sending(request, dialect, place, body)
+        try:
+            answer = self.desk.driver.serve(sending.call, sending.send)
+        except StoreFailure as failure:
+            return self.unwritable(dialect, failure)
+        return sending.response(answer)
+
+    def __enter__(self) -> Any:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(self, *trouble: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.leaving = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the inner transport if that is wanted and nothing streams or drains through it any more."""
+        if self.leaving and not self.under_way:
+            self.inner.close()
+
+
+class AsyncDoor(Door):
+    """The asyncio transport."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        dialect, place = self._reading(request)
+        if dialect is None:
+            return await self.inner.handle_async_request(request)
+        body = await request.aread() if _readable(dialect, request) else b""
+        sending = self._sending(request, dialect, place, body)
+        try:
+            answer = await self.desk.async_driver().serve(sending.call, sending.asend)
+        except StoreFailure as failure:
+            return self.unwritable(dialect, failure)
+        return sending.response(answer)
+
+    async def __aenter__(self) -> Any:
+        await self.inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *trouble: Any) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        self.leaving = True
+        await self.leave()
+
+    async def leave(self) -> None:
+        """Close the inner transport if that is wanted and nothing streams or drains through it any more."""
+        if self.leaving and not self.under_way:
+            await self.inner.aclose()
+
+
+class Sending:
+    """One request on its way out, however often the driver sends it, and the answer on its way back."""
+
+    def __init__(self, door: Any, request: Any, dialect: Dialect, call: Call) -> None:
+        self.door, self.request, self.dialect, self.call = door, request, dialect, call
+        self.last: Any = None
+
+    def send(self, shipment: Shipment) -> "Exchange":
+        """Upstream for the blocking driver."""
+        try:
+            answer = self.door.inner.handle_request(self._outgoing(shipment))
+        except self.door.kit.failures as fault:
+            raise self.door.failure(fault) from fault
+        self.last = Exchange(self.door, answer)
+        return self.last
+
+    async def asend(self, shipment: Shipment) -> "AsyncExchange":
+        """Upstream for the asyncio driver."""
+        try:
+            answer = await self.door.inner.handle_async_request(self._outgoing(shipment))
+        except self.door.kit.failures as fault:
+            raise self.door.failure(fault) from fault
+        self.last = AsyncExchange(self.door, answer)
+        return self.last
+
+    def _outgoing(self, shipment: Shipment) -> Any:
+        """The caller's request again; with another body only where Bursar edited it."""
+        module, request = self.door.kit.module, self.request
+        headers, stream = module.Headers(request.headers), request.stream
+        headers["accept-encoding"] = "identity"
+        if shipment.body is not self.call.body:
+            stream = module.ByteStream(shipment.body)
+            headers["content-length"] = str(len(shipment.body))
+            headers.pop("transfer-encoding", None)
+        return module.Request(request.method, request.url, headers=headers, stream=stream, extensions=request.extensions)
+
+    def response(self, answer: Answer) -> Any:
+        """What the client is given; raises what its own transport raised."""
+        kit = self.door.kit
+        if answer.relay is not None:
+            self.last.keep = None
+            streamed = kit.streamed if isinstance(self.last, Exchange) else kit.streamed_async
+            return self._respond(answer.status, answer.headers, streamed(answer.relay))
+        if answer.verdict is None:
+            raise RuntimeError("a driver answered with neither verdict nor relay")
+        outcome = answer.verdict.outcome
+        match outcome:
+            case Completed():
+                return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body or b"", None))
+            case Failed():
+                return self._failed(outcome, answer.verdict)
+            case Refused():
+                error = self.dialect.error(402, "insufficient_quota", outcome.reason, "budget_exceeded")
+                return self.door.synthetic(402, error)
+            case Abandoned():
+                raise RuntimeError("the call was given up while its caller waited for it")
+
+    def _failed(self, outcome: Failed, verdict: Verdict) -> Any:
+        """An error as the provider sent it, or as the transport raised it, at the very place where it came."""
+        kit, retried = self.door.kit, verdict.attempts > 1
+        if outcome.status is not None:
+            if outcome.body is not None:
+                return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body, None), final=retried)
+            cut = self._raisable(outcome)
+            return self._respond(outcome.status, outcome.headers, kit.whole(b"".join(self.last.keep or ()), cut))
+        if retried:
+            timed_out = isinstance(outcome.cause, kit.module.TimeoutException)
+            status = 504 if timed_out else 502
+            told = f"{outcome.error} (tried {verdict.attempts} times)"
+            return self.door.synthetic(status, self.dialect.error(status, "server_error", told, "upstream_unreachable"))
+        _raise(self._raisable(outcome))
+
+    def _raisable(self, outcome: Failed) -> BaseException:
+        module = self.door.kit.module
+        if isinstance(outcome.cause, module.RequestError):
+            return outcome.cause
+        broken: BaseException = module.DecodingError(outcome.error, request=self.request)
+        return broken
+
+    def _respond(self, status: int, headers: Headers, stream: Any, *, final: bool = False) -> Any:
+        """The provider's own head, without what decoding and cutting made untrue."""
+        kept = {name.encode("latin-1") for name, _ in headers}
+        raw = [(k, v) for k, v in self.last.raw if k.lower() in kept or k.lower() not in _DECODED]
+        if final:
+            raw = [*((k, v) for k, v in raw if k.lower() != b"x-should-retry"), (b"x-should-retry", b"false")]
+        return self.door.kit.module.Response(status, headers=raw, stream=stream, extensions=self.last.extensions)
+
+
+class _Exchange:
+    """An answer of the inner transport under way. `keep` holds what was read, until it is known to be relayed."""
+
+    def __init__(self, door: Any, answer: Any) -> None:
+        self.door, self.answer = door, answer
+        self.status: int = answer.status_code
+        self.raw: list[tuple[bytes, bytes]] = answer.headers.raw
+        self.headers: Headers = _plain(answer.headers)
+        self.extensions = answer.extensions
+        self.keep: list[bytes] | None = []
+        self._closed = False
+        door.under_way.add(self)
+
+    def _first_close(self) -> bool:
+        if self._closed:
+            return False
+        self._closed = True
+        self.door.under_way.discard(self)
+        return True
+
+
+class Exchange(_Exchange):
+    """For the blocking driver."""
+
+    def chunks(self) -> Iterator[bytes]:
+        try:
+            for chunk in self.answer.stream:
+                if self.keep is not None:
+                    self.keep.append(chunk)
+                yield chunk
+        except self.door.kit.failures as fault:
+            raise self.door.failure(fault) from fault
+
+    def close(self) -> None:
+        if self._first_close():
+            try:
+                self.answer.close()
+            finally:
+                self.door.leave()
+
+
+class AsyncExchange(_Exchange):
+    """For the asyncio driver."""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self.answer.stream:
+                if self.keep is not None:
+                    self.keep.append(chunk)
+                yield chunk
+        except self.door.kit.failures as fault:
+            raise self.door.failure(fault) from fault
+
+    async def close(self) -> None:
+        if self._first_close():
+            try:
+                await self.answer.aclose()
+            finally:
+                await self.door.leave()
+
+
+class _Streamed:
+    """A relay as the body of a response; what the transport raised is raised again, unchanged."""
+
+    def __init__(self, relay: Any) -> None:
+        self._relay = relay
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk: bytes = next(self._relay)
+            return chunk
+        except TransportFailure as broken:
+            cause = broken.cause or broken
+        _raise(cause)
+
+    def close(self) -> None:
+        self._relay.close()
+
+
+class _AsyncStreamed:
+    def __init__(self, relay: Any) -> None:
+        self._relay = relay
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: bytes = await anext(self._relay)
+            return chunk
+        except TransportFailure as broken:
+            cause = broken.cause or broken
+        _raise(cause)
+
+    async def aclose(self) -> None:
+        await self._relay.aclose()
+
+
+class _Whole:
+    """Bytes that were read already, and the failure that cut them short, at the place where it came."""
+
+    def __init__(self, body: bytes, cut: BaseException | None) -> None:
+        self._body, self._cut = body, cut
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._body:
+            yield self._body
+        if self._cut is not None:
+            raise self._cut
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+
+def _raise(cause: BaseException) -> NoReturn:
+    """Outside of any `except`, so that the exception keeps the context with which it came."""
+    raise cause
+
+
+def _plain(headers: Any) -> Headers:
+    return tuple((k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers.raw)
+
+
+def _readable(dialect: Dialect, request: Any) -> bool:
+    """Uploads on unpriced paths may be huge and are not read."""
+    return dialect is not OTHER or request.headers.get("content-type", "").startswith("application/json")

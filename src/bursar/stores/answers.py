@@ -1,0 +1,168 @@
+"""From sums to the answers of reports: by label, by local day and hour, and the four metrics. Pure.
+
+Nothing here reads a row of the ledger: rollups and the histogram of run costs are all it needs, so that an answer on
+ten million calls costs what it costs on ten thousand. A question that no rollup can answer raises ValueError with
+what can be asked instead.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Protocol, TypeAlias
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from bursar.money import divide_half_even
+from bursar.stores.base import By, Filters, Line, Metrics, RunCosts
+from bursar.stores.counters import BETWEEN, BUCKET_US, FIELDS, LABELS, PAIRS, ZERO, Counters, Vector, bucket
+from bursar.stores.tally import add
+from bursar.types import Instant
+
+Standing: TypeAlias = tuple[str, int, int, int, int]
+"""agent, bin, runs, nano-dollars, unpriced runs"""
+
+_COST = FIELDS.index("cost_nanos")
+_TOP = 10
+
+
+class Period:
+    """A period in whole buckets: start inclusive, end exclusive, minutes since the epoch; None: unbounded."""
+
+    __slots__ = ("end", "start", "tenant")
+
+    def __init__(self, since: Instant | None, until: Instant | None, tenant: str | None) -> None:
+        self.start = None if since is None else bucket(since)
+        self.end = None if until is None else bucket(until + BUCKET_US - 1)
+        self.tenant = tenant
+
+
+class Sums(Protocol):
+    """What a store can sum: one indexed range each."""
+
+    def by_key(self, dim: str, period: Period) -> Iterable[tuple[str, Vector]]: ...
+    def by_bucket(self, dim: str, key: str, period: Period) -> Iterable[tuple[int, Vector]]: ...
+    def standings(self, period: Period) -> Iterable[Standing]: ...
+
+
+def spend(sums: Sums, by: By, since: Instant | None, until: Instant | None, filters: Filters, zone: str) -> list[Line]:
+    """Lines, dearest first; by day and hour in order of time, keyed "2026-11-24" and "2026-11-24T15"."""
+    period = Period(since if since is not None else filters.since, until if until is not None else filters.until,
+                    filters.tenant)  # fmt: skip
+    label = _label(filters)
+    if by in ("day", "hour"):
+        dim, key = label or ("total", "")
+        return _by_time(sums.by_bucket(dim, key, period), by, zone)
+    if label is None or label[0] == by:
+        found = list(sums.by_key(_dim(by), period))
+        if label is not None:
+            found = [(key, numbers) for key, numbers in found if key == label[1]]
+    else:
+        found = _across(sums, by, label, period)
+    runs = _runs(sums, period) if label is None and by in ("agent", "total") else None
+    lines = [_line(key, numbers, runs, by) for key, numbers in found if numbers != ZERO]
+    return sorted(lines, key=lambda line: (-line.counts.cost_nanos, -line.counts.attempts, line.key or ""))
+
+
+def metrics(sums: Sums, since: Instant | None, until: Instant | None, tenant: str | None) -> Metrics:
+    """The four metrics of one period."""
+    nowhere = Filters(tenant=tenant)
+    total = next((line.counts for line in spend(sums, "total", since, until, nowhere, "UTC")), Counters())
+    users = [line for line in spend(sums, "user", since, until, nowhere, "UTC") if line.key is not None]
+    standings = list(sums.standings(Period(since, until, tenant)))
+    by_agent: defaultdict[str, list[Standing]] = defaultdict(list)
+    for standing in standings:
+        by_agent[standing[0]].append(standing)
+    costs = [run_costs(agent or None, found) for agent, found in by_agent.items()]
+    return Metrics(
+        total=total,
+        runs=run_costs(None, standings),
+        runs_by_agent=tuple(sorted(costs, key=lambda cost: -cost.cost_nanos)),
+        users=len(users),
+        cost_per_user_nanos=_mean(sum(line.counts.cost_nanos for line in users), len(users)),
+        top_users=tuple(users[:_TOP]),
+        hit_rate=total.hits / total.calls if total.calls else None,
+        cached_input_share=total.cached_tokens / total.input_tokens if total.input_tokens else None,
+        models=tuple(spend(sums, "model", since, until, nowhere, "UTC")),
+        tiers=tuple(spend(sums, "tier", since, until, nowhere, "UTC")),
+    )
+
+
+def run_costs(agent: str | None, standings: Iterable[Standing]) -> RunCosts:
+    """Count, mean and quantiles; a quantile is the mean of the bin that it falls in."""
+    bins: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+    unpriced = 0
+    for _, at, runs, cost, unknown in standings:
+        bins[at][0] += runs
+        bins[at][1] += cost
+        unpriced += unknown
+    ordered = sorted((at, runs, cost) for at, (runs, cost) in bins.items() if runs > 0)
+    count, total = sum(runs for _, runs, _ in ordered), sum(cost for _, _, cost in ordered)
+    p50, p90, p99 = (_quantile(ordered, count, percent) for percent in (50, 90, 99))
+    return RunCosts(agent, count, unpriced, total, _mean(total, count), p50, p90, p99)
+
+
+def _quantile(ordered: list[tuple[int, int, int]], count: int, percent: int) -> int | None:
+    rank = -(-count * percent // 100)
+    for _, runs, cost in ordered:
+        rank -= runs
+        if rank <= 0:
+            return _mean(cost, runs)
+    return None
+
+
+def _mean(total: int, count: int) -> int | None:
+    return divide_half_even(total, count) if count else None
+
+
+def _line(key: str, numbers: Vector, runs: dict[str, int] | None, by: By) -> Line:
+    known = None
+    if runs is not None:
+        known = sum(runs.values()) if by == "total" else runs.get(key, 0)
+    return Line(key or None, Counters(*numbers), known)
+
+
+def _runs(sums: Sums, period: Period) -> dict[str, int]:
+    runs: defaultdict[str, int] = defaultdict(int)
+    for agent, _, number, _, _ in sums.standings(period):
+        runs[agent] += number
+    return runs
+
+
+def _dim(by: By) -> str:
+    if by in LABELS or by == "total" or by.startswith("tag:"):
+        return by
+    raise ValueError(f"cannot report by {by!r}: ask by {', '.join(LABELS)}, tag:K, day, hour or total")
+
+
+def _label(filters: Filters) -> tuple[str, str] | None:
+    """The one label that the filters fix, as (dimension, key)."""
+    fixed = [(dim, value) for dim, column in LABELS.items() if (value := getattr(filters, column, None)) is not None]
+    if len(fixed) > 1 or filters.run_id is not None or filters.status is not None:
+        raise ValueError("a report takes one label to filter by (and a tenant); list the calls for more")
+    return fixed[0] if fixed else None
+
+
+def _across(sums: Sums, by: By, label: tuple[str, str], period: Period) -> list[tuple[str, Vector]]:
+    """One label's rows of a pair: the other label's sums."""
+    dim, key = label
+    if (dim, by) in PAIRS:
+        pairs, mine, other = sums.by_key(f"{dim}|{by}", period), 0, 1
+    elif (by, dim) in PAIRS:
+        pairs, mine, other = sums.by_key(f"{by}|{dim}", period), 1, 0
+    else:
+        known = ", ".join(f"{one} and {two}" for one, two in PAIRS)
+        raise ValueError(f"no rollup is kept of {by} within one {dim}: there are {known}; list the calls instead")
+    split = ((pair.split(BETWEEN, 1), numbers) for pair, numbers in pairs)
+    return [(parts[other], numbers) for parts, numbers in split if parts[mine] == key]
+
+
+def _by_time(found: Iterable[tuple[int, Vector]], by: By, zone: str) -> list[Line]:
+    try:
+        local = UTC if zone == "UTC" else ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"{zone!r} is no time zone: give a name such as 'Europe/Berlin'") from None
+    shape = "%Y-%m-%d" if by == "day" else "%Y-%m-%dT%H"
+    times: dict[str, Vector] = {}
+    for start, numbers in sorted(found):
+        name = datetime.fromtimestamp(start * 60, local).strftime(shape)
+        times[name] = add(times[name], numbers) if name in times else numbers
+    return [Line(name, Counters(*numbers)) for name, numbers in times.items() if numbers != ZERO]

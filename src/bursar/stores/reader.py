@@ -1,0 +1,220 @@
+"""Questions to a SQLite ledger, each on a connection of its own and one snapshot: the writer is never held up.
+
+Listings walk an index from the newest row back; reports touch rollups alone; only the audit reads everything.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bursar.stores import answers, sql
+from bursar.stores.answers import Period, Standing
+from bursar.stores.audit import audit
+from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
+from bursar.stores.counters import FIELDS, Vector
+from bursar.stores.draft import run_of
+from bursar.stores.forest import Run
+from bursar.stores.rows import COLUMNS, LABEL_FILTERS, RUN_FILTERS, check_filter, cursor_of, from_row, parse_cursor
+from bursar.types import Entry, Instant
+
+_SUMS = ", ".join(f"SUM({name})" for name in FIELDS)
+_OPEN = (
+    "(SELECT count(*) FROM calls WHERE calls.status = 'open' AND calls.run_id = runs.run_id"
+    " AND calls.tenant = runs.tenant)"
+)
+
+
+class Reader:
+    """Any thread; connections are lent from a pool."""
+
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection]) -> None:
+        self.path, self._connect = path, connect
+        self._pool: list[sqlite3.Connection] = []
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose every answer is of one moment."""
+        try:
+            connection = self._pool.pop()
+        except IndexError:
+            connection = self._connect(self.path)
+            connection.execute("PRAGMA query_only = 1")
+        try:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+        except sqlite3.Error as fault:
+            connection.close()
+            raise StoreFailure(
+                f"the ledger {self.path} cannot be read ({fault}): check the file and the disk"
+            ) from fault
+        except BaseException:
+            connection.close()
+            raise
+        self._pool.append(connection)
+
+    def close(self) -> None:
+        while self._pool:
+            self._pool.pop().close()
+
+    def disown(self) -> list[Any]:
+        """In a forked child: the parent's connections, to be kept and never closed."""
+        inherited, self._pool = self._pool, []
+        return inherited
+
+    def calls(self, filters: Filters, limit: int, cursor: str | None) -> Page[Entry]:
+        where, values = _where(filters, LABEL_FILTERS, "started_at", cursor, "id")
+        query = f"{sql.SELECT_CALLS}{where} ORDER BY started_at DESC, id DESC LIMIT ?"
+        with self.snapshot() as db:
+            found = db.execute(query, (*values, limit + 1)).fetchall()
+        entries = [from_row(row[: len(COLUMNS)]) for row in found[:limit]]
+        more = cursor_of(entries[-1].started_at, found[limit - 1][-1]) if len(found) > limit else None
+        return Page(tuple(entries), more)
+
+    def call(self, request_id: str) -> list[Entry]:
+        return self._entries("WHERE request_id = ? ORDER BY attempt", (request_id,))
+
+    def runs(self, filters: Filters, limit: int, cursor: str | None) -> Page[Run]:
+        where, values = _where(filters, RUN_FILTERS, "first_at", cursor, "id")
+        query = f"SELECT {', '.join(sql.RUN_COLUMNS)}, {_OPEN}, id FROM runs{where}"
+        with self.snapshot() as db:
+            found = db.execute(f"{query} ORDER BY first_at DESC, id DESC LIMIT ?", (*values, limit + 1)).fetchall()
+        runs = [_seen(row) for row in found[:limit]]
+        more = cursor_of(runs[-1].first_at, found[limit - 1][-1]) if len(found) > limit else None
+        return Page(tuple(runs), more)
+
+    def run(self, run_id: str, tenant: str | None) -> list[Entry]:
+        one = "" if tenant is None else " AND tenant = ?"
+        family = (
+            f"WITH RECURSIVE family (run_id, tenant) AS (SELECT run_id, tenant FROM runs WHERE run_id = ?{one}"
+            " UNION SELECT runs.run_id, runs.tenant FROM runs JOIN family"
+            " ON runs.parent_run_id = family.run_id AND runs.tenant = family.tenant)"
+        )
+        tail = "WHERE (run_id, tenant) IN (SELECT run_id, tenant FROM family) ORDER BY started_at, id"
+        values = (run_id,) if tenant is None else (run_id, tenant)
+        return self._entries(tail, values, before=family)
+
+    def run_total(self, run_id: str, tenant: str) -> Run | None:
+        query = f"SELECT {', '.join(sql.RUN_COLUMNS)}, {_OPEN}, id FROM runs WHERE run_id = ? AND tenant = ?"
+        with self.snapshot() as db:
+            found = db.execute(query, (run_id, tenant)).fetchone()
+        return None if found is None else _seen(found)
+
+    def spend(self, by: By, since: Instant | None, until: Instant | None, filters: Filters, zone: str) -> list[Line]:
+        with self.snapshot() as db:
+            return answers.spend(_Sums(db), by, since, until, filters, zone)
+
+    def metrics(self, since: Instant | None, until: Instant | None, tenant: str | None) -> Metrics:
+        with self.snapshot() as db:
+            return answers.metrics(_Sums(db), since, until, tenant)
+
+    def verify(self, alive: Callable[[str], bool]) -> list[Finding]:
+        with self.snapshot() as db:
+            rollups = {
+                (row[0], row[1], row[2], row[3]): row[4:]
+                for row in db.execute(f"SELECT {', '.join(sql.ROLLUP_COLUMNS)} FROM rollups")
+            }
+            runs = {(run.tenant, run.run_id): run for run in map(run_of, db.execute(sql.SELECT_RUNS))}
+            bins = {
+                (row[0], row[1], row[2], row[3]): (row[4], row[5], row[6])
+                for row in db.execute(f"SELECT {', '.join(sql.BIN_COLUMNS)} FROM run_histogram")
+            }
+            rows = ((from_row(row[: len(COLUMNS)]), row[-2]) for row in db.execute(sql.SELECT_CALLS))
+            return audit(rows, rollups, runs, bins, alive)
+
+    def list_keys(self) -> list[Key]:
+        return self._keys("ORDER BY created_at, key_id", ())
+
+    def find_key(self, hash: bytes) -> Key | None:
+        found = self._keys("WHERE hash = ? AND revoked_at IS NULL", (hash,))
+        return found[0] if found else None
+
+    def _keys(self, tail: str, values: tuple[Any, ...]) -> list[Key]:
+        with self.snapshot() as db:
+            found = db.execute(f"SELECT {', '.join(sql.KEY_COLUMNS)} FROM keys {tail}", values).fetchall()
+        return [key_of(row) for row in found]
+
+    def _entries(self, tail: str, values: tuple[Any, ...], before: str = "") -> list[Entry]:
+        with self.snapshot() as db:
+            found = db.execute(f"{before} {sql.SELECT_CALLS} {tail}", values).fetchall()
+        return [from_row(row[: len(COLUMNS)]) for row in found]
+
+
+class _Sums:
+    """What answers.py asks, as ranges of an index."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def by_key(self, dim: str, period: Period) -> list[tuple[str, Vector]]:
+        where, values = _within(period, "dim = ?", dim)
+        found = self._db.execute(f"SELECT key, {_SUMS} FROM rollups WHERE {where} GROUP BY key", values)
+        return [(row[0], row[1:]) for row in found.fetchall()]
+
+    def by_bucket(self, dim: str, key: str, period: Period) -> list[tuple[int, Vector]]:
+        where, values = _within(period, "dim = ? AND key = ?", dim, key)
+        query = f"SELECT bucket_start, {_SUMS} FROM rollups WHERE {where} GROUP BY bucket_start"
+        return [(row[0], row[1:]) for row in self._db.execute(query, values).fetchall()]
+
+    def standings(self, period: Period) -> list[Standing]:
+        where, values = _within(period, "runs != 0")
+        query = (
+            "SELECT agent, bin, SUM(runs), SUM(cost_nanos), SUM(unpriced) FROM run_histogram"
+            f" WHERE {where} GROUP BY agent, bin"
+        )
+        return self._db.execute(query, values).fetchall()
+
+
+def _within(period: Period, first: str, *values: Any) -> tuple[str, list[Any]]:
+    clauses, bound = [first], list(values)
+    for clause, value in (
+        ("bucket_start >= ?", period.start), ("bucket_start < ?", period.end), ("tenant = ?", period.tenant)
+    ):  # fmt: skip
+        if value is not None:
+            clauses.append(clause)
+            bound.append(value)
+    return " AND ".join(clauses), bound
+
+
+def _where(
+    filters: Filters, labels: tuple[str, ...], time: str, cursor: str | None, number: str
+) -> tuple[str, list[Any]]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    for name in Filters.__struct_fields__:
+        value = getattr(filters, name)
+        if value is None:
+            continue
+        if name in ("since", "until"):
+            clauses.append(f"{time} {'>=' if name == 'since' else '<'} ?")
+        else:
+            check_filter(name, labels)
+            clauses.append(f"{name} = ?")
+        values.append(value)
+    if cursor is not None:
+        clauses.append(f"({time}, {number}) < (?, ?)")
+        values += parse_cursor(cursor)
+    return (f" WHERE {' AND '.join(clauses)}" if clauses else ""), values
+
+
+def _seen(found: tuple[Any, ...]) -> Run:
+    return msgspec.structs.replace(run_of(found[:-2]), open=found[-2])
+
+
+def key_of(found: tuple[Any, ...]) -> Key:
+    """The key that these values of KEY_COLUMNS are."""
+    values = dict(zip(sql.KEY_COLUMNS, found, strict=True))
+    values["trusted_claims"] = frozenset(msgspec.json.decode(values["trusted_claims"], type=list[str]))
+    return Key(**values)
+
+
+def key_values(key: Key) -> list[Any]:
+    """The values of KEY_COLUMNS."""
+    return [
+        msgspec.json.encode(sorted(key.trusted_claims)).decode() if name == "trusted_claims" else getattr(key, name)
+        for name in sql.KEY_COLUMNS
+    ]

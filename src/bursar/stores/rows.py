@@ -1,0 +1,139 @@
+"""Rows: what may change when one closes, how one expires, and how it lies in a table. Pure.
+
+Who a row is booked to is fixed when it opens: a settlement that says otherwise does not move it.
+"""
+
+import functools
+from operator import attrgetter
+from typing import Any, TypeAlias
+
+import msgspec
+
+from bursar.stores.base import Filters, StoreFailure
+from bursar.types import Entry, Terms
+
+RowKey: TypeAlias = tuple[str, int]
+"""request_id, attempt"""
+
+COLUMNS: tuple[str, ...] = Entry.__struct_fields__
+FIXED: tuple[str, ...] = (
+    "request_id", "attempt", "run_id", "parent_run_id", "session_id", "user_id", "user_tier", "agent_id", "step",
+    "tenant", "tags", "key_id", "started_at", "api", "provider", "requested_model", "tier", "route_reason", "stream",
+    "hold_nanos", "input_estimate", "purpose", "sdk_retry", "blocks", "request",
+)  # fmt: skip
+"""Who, what, where and what for: as it was when the row was opened."""
+CHANGING: tuple[str, ...] = tuple(name for name in COLUMNS if name not in FIXED)
+"""What came of it."""
+OPENING: tuple[str, ...] = (*FIXED, "model", "status", "cache", "terms", "cost_status")
+"""What an open row says; the rest is unknown yet."""
+
+_fixed = attrgetter(*FIXED)
+_TAGS, _TERMS = COLUMNS.index("tags"), COLUMNS.index("terms")
+_FLAGS = (COLUMNS.index("stream"), COLUMNS.index("validated"))
+
+
+def canonical(entry: Entry) -> Entry:
+    """The row with each tag once: the last word counts."""
+    if len(entry.tags) < 2:
+        return entry
+    single = tuple(dict(entry.tags).items())
+    return entry if len(single) == len(entry.tags) else msgspec.structs.replace(entry, tags=single)
+
+
+def labelled(opening: Entry, entry: Entry) -> Entry:
+    """The closing row under the labels and in the window of its opening."""
+    fixed = _fixed(opening)
+    if _fixed(entry) == fixed:
+        return entry
+    return msgspec.structs.replace(entry, **dict(zip(FIXED, fixed, strict=True)))
+
+
+def expired(opening: Entry) -> Entry:
+    """A row whose process is gone: booked at its hold; without one its cost is unknown."""
+    return msgspec.structs.replace(
+        opening,
+        status="expired",
+        error="the process that made this call ended before it did",
+        cost_nanos=opening.hold_nanos,
+        cost_status="unpriced" if opening.hold_nanos is None else "estimated",
+    )
+
+
+class Writer:
+    """Takes some columns of an entry as SQLite takes them."""
+
+    __slots__ = ("_tags", "_take", "_terms", "columns")
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = columns
+        self._take = attrgetter(*columns)
+        self._tags = columns.index("tags") if "tags" in columns else None
+        self._terms = columns.index("terms")
+
+    def __call__(self, entry: Entry) -> list[Any]:
+        values = list(self._take(entry))
+        if self._tags is not None:
+            values[self._tags] = _tags_text(entry.tags)
+        values[self._terms] = _terms_text(entry.terms)
+        return values
+
+
+whole = Writer(COLUMNS)
+opening = Writer(OPENING)
+outcome = Writer(CHANGING)
+
+
+def from_row(row: tuple[Any, ...]) -> Entry:
+    """The row that these values of COLUMNS are."""
+    values = list(row)
+    values[_TAGS] = tuple(msgspec.json.decode(values[_TAGS], type=dict[str, str]).items())
+    values[_TERMS] = _terms(values[_TERMS])
+    for flag in _FLAGS:
+        values[flag] = None if values[flag] is None else bool(values[flag])
+    return Entry(**dict(zip(COLUMNS, values, strict=True)))
+
+
+@functools.lru_cache(512)
+def _tags_text(tags: tuple[tuple[str, str], ...]) -> str:
+    return msgspec.json.encode(dict(tags)).decode()
+
+
+@functools.lru_cache(512)
+def _terms_text(terms: Terms) -> str:
+    return msgspec.json.encode(terms).decode()
+
+
+@functools.lru_cache(512)
+def _terms(text: str) -> Terms:
+    return msgspec.json.decode(text, type=Terms)
+
+
+LABEL_FILTERS: tuple[str, ...] = tuple(name for name in Filters.__struct_fields__ if name not in ("since", "until"))
+RUN_FILTERS: tuple[str, ...] = ("tenant", "run_id", "session_id", "user_id", "agent_id")
+
+
+def check_filter(name: str, labels: tuple[str, ...]) -> None:
+    """ValueError where rows of this kind do not carry the label."""
+    if name not in labels:
+        raise ValueError(f"runs cannot be filtered by {name}: ask by {', '.join(labels)}, since and until")
+
+
+def taken_twice(entry: Entry) -> StoreFailure:
+    """An id must not pay for two calls."""
+    return StoreFailure(
+        f"request {entry.request_id} attempt {entry.attempt} is in the ledger already: give each call its own id"
+    )
+
+
+def cursor_of(at: int, number: int) -> str:
+    """Where a page ended."""
+    return f"{at}.{number}"
+
+
+def parse_cursor(text: str) -> tuple[int, int]:
+    """Where to go on; ValueError where the text is no cursor of ours."""
+    try:
+        at, number = text.split(".")
+        return int(at), int(number)
+    except ValueError:
+        raise ValueError(f"{text!r} is no cursor: give back the next_cursor of the page before") from None

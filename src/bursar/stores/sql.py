@@ -1,0 +1,130 @@
+"""The statements, shaped by two measured facts about Python's sqlite3. Each step gives the interpreter lock away and
+has to win it back, so many rows go into one statement. And binding a None, a bool or bytes costs ten times what a str,
+an int or a bytearray does (it looks for an adapter), so those go over in another dress.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from bursar.stores.counters import FIELDS
+from bursar.stores.rows import CHANGING, COLUMNS, OPENING
+
+CALL_COLUMNS = (*COLUMNS, "owner")
+ROLLUP_COLUMNS = ("bucket_start", "dim", "key", "tenant", *FIELDS)
+RUN_COLUMNS = (
+    "tenant", "run_id", "parent_run_id", "root_run_id", "agent_id", "session_id", "user_id", "user_tier",
+    "first_at", "last_at", "calls", "rows", "input_tokens", "output_tokens", "cost_nanos", "unpriced",
+    "tree_rows", "tree_cost_nanos", "tree_unpriced",
+)  # fmt: skip
+BIN_COLUMNS = ("bucket_start", "tenant", "agent", "bin", "runs", "cost_nanos", "unpriced")
+FACTOR_COLUMNS = (
+    "provider", "model", "input_estimated", "input_reported", "output_estimated", "output_reported", "decay",
+)  # fmt: skip
+KEY_COLUMNS = ("key_id", "name", "tenant", "role", "hash", "created_at", "trusted_claims", "revoked_at")
+
+
+_NULL = "\ufdd0"
+"""Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
+_NULLABLE = frozenset(
+    ("run_id", "parent_run_id", "session_id", "user_id", "user_tier", "agent_id", "step", "key_id", "duration_ms",
+     "first_byte_ms", "requested_model", "model", "tier", "http_status", "error", "input_tokens", "cached_tokens",
+     "cache_write_tokens", "output_tokens", "reasoning_tokens", "usage", "service_tier", "cost_nanos", "saved_nanos",
+     "price_id", "hold_nanos", "input_estimate", "output_estimate", "validated", "response_id", "request", "response",
+     "revoked_at")
+)  # fmt: skip
+
+
+def _dress(value: Any) -> Any:
+    if value is None:
+        return _NULL
+    if type(value) is bytes:
+        return bytearray(value)
+    return int(value) if type(value) is bool else value
+
+
+SELECT_CALLS = f"SELECT {', '.join(COLUMNS)}, owner, id FROM calls"
+SELECT_RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+LEAN_FIELDS = ("calls", "attempts", "completed", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
+"""The counters that a plain completed call moves; the rest of most gains is zero."""
+
+
+class Table:
+    """One way to write rows of a table: its columns and the text around a number of rows."""
+
+    __slots__ = ("_after", "_before", "_row", "_texts", "columns")
+
+    def __init__(self, before: str, columns: tuple[str, ...], after: str) -> None:
+        self.columns = columns
+        self._before, self._after = before, after
+        marks = (f"nullif(?, '{_NULL}')" if name in _NULLABLE else "?" for name in columns)
+        self._row = f"({', '.join(marks)})"
+        self._texts: dict[int, str] = {}
+
+    def text(self, rows: int) -> str:
+        if rows not in self._texts:
+            self._texts[rows] = f"{self._before} {', '.join([self._row] * rows)} {self._after}"
+        return self._texts[rows]
+
+    def write(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, sqlite3.Cursor]]:
+        """Run the statement for all rows, in pieces of a few fixed sizes; each piece's length and cursor."""
+        start = 0
+        while start < len(rows):
+            left = len(rows) - start
+            size = 64 if left >= 64 else 16 if left >= 16 else left
+            values = [_dress(value) for row in rows[start : start + size] for value in row]
+            yield size, db.execute(self.text(size), values)
+            start += size
+
+    def put(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+        """Write all rows; how many were changed."""
+        return sum(cursor.rowcount for _, cursor in self.write(db, rows))
+
+    def append(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> list[int]:
+        """Insert new rows; their numbers. One writer at a time makes those of a statement consecutive."""
+        numbers: list[int] = []
+        for size, cursor in self.write(db, rows):
+            last = cursor.lastrowid or 0
+            numbers.extend(range(last - size + 1, last + 1))
+        return numbers
+
+
+def _insert(table: str, columns: tuple[str, ...], key: str = "", sets: Iterable[str] = ()) -> Table:
+    conflict = f"ON CONFLICT ({key}) DO UPDATE SET {', '.join(sets)}" if key else ""
+    return Table(f"INSERT INTO {table} ({', '.join(columns)}) VALUES", columns, conflict)
+
+
+def _put(columns: Iterable[str]) -> Iterator[str]:
+    return (f"{name} = excluded.{name}" for name in columns)
+
+
+def _add(table: str, columns: Iterable[str]) -> Iterator[str]:
+    return (f"{name} = {table}.{name} + excluded.{name}" for name in columns)
+
+
+def _close(condition: str) -> Table:
+    columns = ("id", *CHANGING)
+    sets = ", ".join(f"{name} = v.column{at}" for at, name in enumerate(CHANGING, 2))
+    return Table(f"UPDATE calls SET {sets} FROM (VALUES", columns, f") AS v WHERE calls.id = v.column1 {condition}")
+
+
+def _rollups(fields: tuple[str, ...]) -> Table:
+    columns = ("bucket_start", "dim", "key", "tenant", *fields)
+    return _insert("rollups", columns, "dim, bucket_start, key, tenant", _add("rollups", fields))
+
+
+OPEN_ROWS = _insert("calls", (*OPENING, "owner"))
+WHOLE_ROWS = _insert("calls", CALL_COLUMNS)
+CLOSE_OPEN_ROWS = _close("AND calls.status = 'open'")
+CLOSE_READ_ROWS = _close("")
+ADD_ROLLUPS = _rollups(FIELDS)
+ADD_LEAN_ROLLUPS = _rollups(LEAN_FIELDS)
+PUT_RUNS = _insert("runs", RUN_COLUMNS, "run_id, tenant", _put(RUN_COLUMNS[2:]))
+MOVE_BINS = _insert(
+    "run_histogram", BIN_COLUMNS, "bucket_start, tenant, agent, bin", _add("run_histogram", BIN_COLUMNS[4:])
+)
+ADD_FACTORS = _insert(
+    "factors", FACTOR_COLUMNS, "provider, model",
+    (f"{name} = factors.{name} * excluded.decay + excluded.{name}" for name in FACTOR_COLUMNS[2:6]),
+)  # fmt: skip
+PUT_KEY = _insert("keys", KEY_COLUMNS)

@@ -1,0 +1,232 @@
+"""The books in one SQLite file (stdlib, write-ahead log, synchronous NORMAL): any threads, any number of processes.
+
+One thread a process writes, all that has gathered in one transaction, in its turn among the processes. A row is durable
+against the death of the process once its receipt is resolved; a power cut may take the last moments before the log was
+synced, never the file. POSIX only: liveness and turns are kernel file locks.
+"""
+
+import asyncio
+import functools
+import logging
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from bursar.stores import sql
+from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
+from bursar.stores.draft import Errand, Job, Reserving, Settling, Sweeping
+from bursar.stores.forest import Run
+from bursar.stores.group import GroupCommit
+from bursar.stores.migrate import prepare
+from bursar.stores.reader import Reader, key_values
+from bursar.stores.receipt import Receipt, resolve
+from bursar.stores.scribe import Scribe
+from bursar.types import Claim, Entry, Hold, Instant, Ratios, Refused
+
+log = logging.getLogger("bursar.stores")
+
+Connect = Callable[[Path], sqlite3.Connection]
+_ALL = Filters()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit, to be used by one thread at a time. Waits five seconds for locks of strangers."""
+    connection = sqlite3.connect(
+        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    return connection
+
+
+class _Room:
+    """What belongs to one process: the writing thread, its scribe, the reading connections."""
+
+    def __init__(self, path: Path, connect: Connect) -> None:
+        self.gate = threading.Lock()
+        self.scribe = Scribe(path, connect, self.gate)
+        self.reader = Reader(path, connect)
+        self.group: GroupCommit[Job] = GroupCommit(
+            self.scribe.commit, self.scribe.bury, self.scribe.retry_after, self.scribe.close
+        )
+
+    def close(self) -> None:
+        self.group.close()
+        self.reader.close()
+
+
+class SqliteStore:
+    """A store in one file, which is made, or brought up to date, where it has to be."""
+
+    def __init__(self, path: str | os.PathLike[str], connect: Connect = connect) -> None:
+        self.path, self._connect = Path(path).absolute(), connect
+        self._migrate()
+        self._enter()
+        if self._orphaned():
+            self.sweep()
+        _STORES.add(self)
+
+    def _migrate(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = self._connect(self.path)
+            try:
+                prepare(self.path, connection)
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError) as fault:
+            raise StoreFailure(
+                f"the ledger {self.path} cannot be opened ({fault}): check its path and permissions, or set store.url"
+            ) from fault
+
+    def _enter(self) -> None:
+        self._room = _Room(self.path, self._connect)
+        self._finalizer = weakref.finalize(self, self._room.close)
+
+    def reserve(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Receipt[Hold | Refused]:
+        room = self._room
+        receipt: Receipt[Hold | Refused] = Receipt(room.gate)
+        self._submit(room, Reserving(entry, claims, receipt))
+        return receipt
+
+    def reserve_async(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Awaitable[Hold | Refused]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Hold | Refused] = loop.create_future()
+        receipt = self.reserve(entry, claims)
+        receipt.add_done_callback(functools.partial(_hand_over, future), loop.call_soon_threadsafe)
+        return future
+
+    def settle(self, hold: Hold, entry: Entry) -> Receipt[None]:
+        room = self._room
+        receipt: Receipt[None] = Receipt(room.gate)
+        self._submit(room, Settling(hold, entry, receipt))
+        return receipt
+
+    def ratios(self, provider: str, model: str) -> Ratios:
+        return self._room.scribe.ratios((provider, model))
+
+    def sweep(self) -> int:
+        room = self._room
+        receipt: Receipt[int] = Receipt(room.gate)
+        self._submit(room, Sweeping(receipt))
+        return receipt.result()
+
+    def flush(self) -> None:
+        if not self._room.group.idle():
+            self._errand(None)
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def calls(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Entry]:
+        return self._behind().calls(filters, limit, cursor)
+
+    def call(self, request_id: str) -> list[Entry]:
+        return self._behind().call(request_id)
+
+    def runs(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Run]:
+        return self._behind().runs(filters, limit, cursor)
+
+    def run(self, run_id: str, tenant: str | None = None) -> list[Entry]:
+        return self._behind().run(run_id, tenant)
+
+    def run_total(self, run_id: str, tenant: str = "default") -> Run | None:
+        return self._behind().run_total(run_id, tenant)
+
+    def spend(
+        self, by: By, since: Instant | None = None, until: Instant | None = None, filters: Filters = _ALL,
+        zone: str = "UTC",
+    ) -> list[Line]:  # fmt: skip
+        return self._behind().spend(by, since, until, filters, zone)
+
+    def metrics(self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None) -> Metrics:
+        return self._behind().metrics(since, until, tenant)
+
+    def verify(self) -> list[Finding]:
+        owners = self._room.scribe.owners
+        return self._behind().verify(lambda name: not owners.gone(name))
+
+    def create_key(self, key: Key) -> None:
+        self._errand(lambda db: sql.PUT_KEY.put(db, [key_values(key)]))
+
+    def list_keys(self) -> list[Key]:
+        return self._room.reader.list_keys()
+
+    def revoke_key(self, key_id: str, at: Instant) -> bool:
+        query = "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL"
+        changed: int = self._errand(lambda db: db.execute(query, (at, key_id)).rowcount)
+        return changed == 1
+
+    def find_key(self, hash: bytes) -> Key | None:
+        return self._room.reader.find_key(hash)
+
+    @property
+    def ignored(self) -> int:
+        """Settlements that this process has let fall: of rows closed already, or without a row."""
+        return self._room.scribe.ignored
+
+    def _behind(self) -> Reader:
+        """The reader, once all that was submitted is in the books."""
+        self.flush()
+        return self._room.reader
+
+    def _errand(self, work: Callable[[sqlite3.Connection], Any] | None) -> Any:
+        room = self._room
+        receipt: Receipt[Any] = Receipt(room.gate)
+        self._submit(room, Errand(work, receipt))
+        return receipt.result()
+
+    def _submit(self, room: _Room, job: Job) -> None:
+        if room.group.submit(job):
+            return
+        fault = room.group.fault
+        failure = StoreFailure(
+            f"the ledger's writer has died ({fault!r}): this is a bug; restart the process"
+            if fault is not None
+            else f"the ledger {self.path} has been closed in this process: open another store"
+        )
+        if isinstance(job, Settling):
+            log.error("request %s cannot be settled: %s", job.entry.request_id, failure)
+        resolve(room.gate, [(job.receipt, None, failure)])
+
+    def _orphaned(self) -> bool:
+        """Open rows, or files of owners, that nobody holds any more."""
+        owners = self._room.scribe.owners
+        with self._room.reader.snapshot() as db:
+            found = db.execute("SELECT DISTINCT owner FROM calls WHERE status = 'open'").fetchall()
+        return any(owners.gone(name) for name in {*owners.names(), *(name for (name,) in found)})
+
+    def forked(self) -> None:
+        """In a forked child: its own thread, owner and connections; the parent's are neither used nor closed."""
+        self._finalizer.detach()
+        room = self._room
+        _INHERITED.append((room.scribe.disown(), room.reader.disown()))
+        self._enter()
+
+
+def _hand_over(future: "asyncio.Future[Any]", receipt: Receipt[Any]) -> None:
+    """Into the loop's own future; a waiter that was cancelled hears nothing."""
+    if future.done():
+        return
+    fault = receipt.exception()
+    if fault is not None:
+        future.set_exception(fault)
+    else:
+        future.set_result(receipt.result())
+
+
+# A fork is the process's own affair, so is what has to be done about it: these two are per process by nature.
+_STORES: "weakref.WeakSet[SqliteStore]" = weakref.WeakSet()
+_INHERITED: list[Any] = []
+
+
+def _after_fork() -> None:
+    for store in list(_STORES):
+        store.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,275 @@
+"""Gemini generateContent, of the Gemini API and of Vertex. Source: the types of google-genai 3.6, wire.md section 1.6.
+
+The model and whether it streams stand in the path. Every streamed chunk is a whole response object and may carry
+running usage: the last that is not null counts, nothing is added up. Requests are read in both spellings that protobuf
+JSON allows, camelCase and snake_case. Nothing here raises.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from bursar.types import Api, Block, Family, Headers, Reading, Terms, View
+from bursar.wire import peek
+from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
+from bursar.wire.sse import Elements, Events
+from bursar.wire.usage import UsageFacts
+
+PATH = re.compile(r"(/|\A)(?P<model>[^/:?]+):(?P<verb>generateContent|streamGenerateContent)/?(?=\?|\Z)")
+
+_peek = peek.Peek("contents", rb'"(?:inline|file)_?+[dD]ata"')
+_SYSTEM = ("systemInstruction", "system_instruction")
+_CONFIG = ("generationConfig", "generation_config")
+_CACHED = ("cachedContent", "cached_content")
+_TIER = ("serviceTier", "service_tier")
+_APART = frozenset({"contents", "tools", "model", "labels", "store", *_SYSTEM, *_TIER})
+_CLIENT_TOOLS = frozenset({"functionDeclarations", "function_declarations"})
+_STANDARD = frozenset({"standard", "unspecified"})
+_NULL = msgspec.Raw(b"null")
+
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "FAILED_PRECONDITION",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+class _Part(msgspec.Struct):
+    text: Any = None
+    functionCall: msgspec.Raw = _NULL
+    executableCode: msgspec.Raw = _NULL
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Grounding(msgspec.Struct):
+    webSearchQueries: list[Any] | None = None
+    groundingChunks: list[msgspec.Raw] | None = None
+
+
+class _Candidate(msgspec.Struct):
+    content: _Content | None = None
+    finishReason: Any = None
+    index: Any = None
+    groundingMetadata: _Grounding | None = None
+
+
+class _Feedback(msgspec.Struct):
+    blockReason: Any = None
+
+
+class _Frame(msgspec.Struct):
+    """A response without its candidates, for one whose candidates are not of the known shape."""
+
+    usageMetadata: msgspec.Raw = _NULL
+    modelVersion: Any = None
+    responseId: Any = None
+    promptFeedback: _Feedback | None = None
+    error: Any = None
+
+
+class _Answer(_Frame):
+    candidates: list[_Candidate] | None = None
+
+
+class _Given(msgspec.Struct):
+    inlineData: msgspec.Raw = _NULL
+    inline_data: msgspec.Raw = _NULL
+    fileData: msgspec.Raw = _NULL
+    file_data: msgspec.Raw = _NULL
+    functionResponse: "_Input | None" = None
+    function_response: "_Input | None" = None
+
+
+class _Input(msgspec.Struct):
+    parts: list[_Given] | _Given | None = None
+
+
+_INPUT = msgspec.json.Decoder(_Input)
+_ANSWER = msgspec.json.Decoder(_Answer)
+_FRAME = msgspec.json.Decoder(_Frame)
+
+
+class GeminiTally(Tally):
+    """What the chunks of one answer said, or the whole of it."""
+
+    api: Api = "gemini"
+
+    def __init__(self, view: View, headers: Headers) -> None:
+        super().__init__(view, headers)
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._queries: set[tuple[int, str]] = set()
+        self._grounded = False
+
+    def add(self, data: bytes) -> None:
+        answer = peek.read(_ANSWER, data)
+        frame = answer or peek.read(_FRAME, data)
+        if frame is None:
+            self.malformed += 1
+            return
+        self.note(frame.modelVersion, frame.responseId)
+        if frame.usageMetadata != _NULL:
+            self.usage = frame.usageMetadata.copy()
+        if frame.error is not None:
+            self.error = fault(frame.error)
+        for candidate in (answer.candidates if answer else None) or ():
+            self._take(candidate)
+        if frame.promptFeedback is not None and frame.promptFeedback.blockReason is not None:
+            self.finish = str(frame.promptFeedback.blockReason)
+            self.terminal = not self._seen
+        if self._seen:
+            self.terminal = self._finished >= self._seen
+
+    def whole(self, body: bytes) -> None:
+        self.add(body)
+        self.terminal = not self.malformed
+
+    def _take(self, candidate: _Candidate) -> None:
+        index = candidate.index if isinstance(candidate.index, int) else 0
+        self._seen.add(index)
+        if isinstance(candidate.finishReason, str) and candidate.finishReason != "FINISH_REASON_UNSPECIFIED":
+            self._finished.add(index)
+            self.finish = candidate.finishReason
+        for part in (candidate.content.parts if candidate.content else None) or ():
+            self.say(part.text)
+            for raw in (part.functionCall, part.executableCode):
+                if raw != _NULL:
+                    self.say(bytes(raw).decode("utf-8", "replace"))
+        if (grounding := candidate.groundingMetadata) is not None:
+            self._queries.update((index, str(query)) for query in grounding.webSearchQueries or ())
+            self._grounded = self._grounded or bool(grounding.webSearchQueries or grounding.groundingChunks)
+
+    def facts(self) -> UsageFacts:
+        return msgspec.structs.replace(
+            super().facts(),
+            header_tier=next((value for name, value in self.headers if name == "x-gemini-service-tier"), None),
+            grounding_queries=len(self._queries),
+            grounded=self._grounded,
+        )
+
+
+class GeminiCutter:
+    """Cuts an SSE stream or a JSON array, whichever its first byte says it is."""
+
+    __slots__ = ("_cutter",)
+
+    def __init__(self) -> None:
+        self._cutter: Events | Elements | None = None
+
+    @property
+    def tail(self) -> bytearray:
+        """The unfinished event."""
+        return self._cutter.tail if self._cutter else bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self._cutter is None and (start := chunk.lstrip()[:1]):
+            self._cutter = Elements() if start == b"[" else Events()
+        return self._cutter.feed(chunk) if self._cutter else []
+
+    def rest(self) -> bytes:
+        return self._cutter.rest() if self._cutter else b""
+
+    def data(self, event: bytes) -> bytes | None:
+        return self._cutter.data(event) if self._cutter else None
+
+
+class Gemini:
+    """POST .../models/{model}:generateContent and :streamGenerateContent"""
+
+    api: Api = "gemini"
+    family: Family = "gemini"
+
+    def view(self, body: bytes, path: str, headers: Headers) -> View:
+        del headers
+        match = PATH.search(path)
+        model = unquote(match["model"]) if match else None
+        stream = match is not None and match["verb"] == "streamGenerateContent"
+        seen = _peek(body)
+        if seen is None:
+            return View(model=model, stream=stream, readable=False)
+        found = seen.members
+        config = peek.members(peek.first(found, *_CONFIG)) or {}
+        tier = (peek.text(peek.first(found, *_TIER)) or "standard").lower()
+        return View(
+            model=model,
+            stream=stream,
+            max_output_tokens=peek.count(peek.first(config, "maxOutputTokens", "max_output_tokens")),
+            choices=peek.count(peek.first(config, "candidateCount", "candidate_count")) or 1,
+            terms=Terms(service_tier=None if tier in _STANDARD else tier),
+            blocks=tuple(_blocks(seen)),
+            opaque_input=_opaque(seen),
+        )
+
+    def path(self, path: str, *, model: str | None) -> str:
+        """The path with that model in it."""
+        match = PATH.search(path) if model is not None else None
+        if match is None or model is None or unquote(match["model"]) == model:
+            return path
+        return path[: match.start("model")] + model.removeprefix("models/") + path[match.end("model") :]
+
+    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
+        """The body as it is: the model stands in the path and usage always comes."""
+        del model, add_usage
+        return body
+
+    def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
+        del hide_usage
+        return PlainMeter(GeminiTally(view, headers), GeminiCutter())
+
+    def read(self, body: bytes, view: View, headers: Headers) -> Reading:
+        return read_whole(GeminiTally(view, headers), body)
+
+    def error(self, status: int, kind: str, message: str, code: str | None = None) -> bytes:
+        """google.rpc.Status; what it is beyond the status goes into an ErrorInfo."""
+        error: dict[str, Any] = {"code": status, "message": message, "status": STATUSES.get(status, "UNKNOWN")}
+        reason = code or kind
+        error["details"] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "bursar"}]
+        return msgspec.json.encode({"error": error})
+
+    def error_event(self, message: str, kind: str) -> bytes:
+        """An error object in place of a chunk, which the SDK raises."""
+        return b"data: " + self.error(500, kind, message) + b"\n\n"
+
+
+def _blocks(seen: peek.Seen) -> Iterator[Block]:
+    found = seen.members
+    if "tools" in found:
+        yield seen.block("tools", found["tools"])
+    if (system := peek.first(found, *_SYSTEM)) is not None:
+        yield seen.block("system", system)
+    yield from seen.messages()
+    yield from peek.params(found, _APART)
+
+
+def _opaque(seen: peek.Seen) -> bool:
+    found = seen.members
+    if peek.first(found, *_CACHED) is not None:
+        return True
+    if "tools" in found and not peek.tool_names(found["tools"]) <= _CLIENT_TOOLS:
+        return True
+    return seen.any_item(_INPUT, lambda content: _elsewhere(content.parts))
+
+
+def _elsewhere(parts: list[_Given] | _Given | None) -> bool:
+    """Media, inline or by reference; also among what a function gave back."""
+    for part in parts if isinstance(parts, list) else () if parts is None else (parts,):
+        inside = part.functionResponse or part.function_response
+        media = (part.inlineData, part.inline_data, part.fileData, part.file_data)
+        if any(raw != _NULL for raw in media) or (inside and _elsewhere(inside.parts)):
+            return True
+    return False

@@ -1,0 +1,222 @@
+"""OpenAI Chat Completions, and whoever speaks it. Source: the types of openai 3.57, wire.md section 1.1.
+
+Streams say their usage only if asked; then in one event with no choices, before [DONE]. Where Bursar asked and the
+caller did not, that event is cut out of the relay and nothing else is.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from bursar.types import Api, Block, Headers, Reading, View
+from bursar.wire import openai_base, peek, splice
+from bursar.wire.meter import HidingMeter, PlainMeter, Tally, fault, read_whole
+
+_TRUE = b"true"
+_ASK = b'{"include_usage":true}'
+
+_peek = peek.Peek("messages", rb'"(?:[tT]ype"\s*+:\s*+"(?!(?:text|refusal|function|custom)")|audio")')
+_APART = openai_base.APART | {"messages", "tools", "functions", "response_format"}
+_INLINE = frozenset({"text", "refusal"})
+
+_VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\Adata: ?+[^ {]')
+"""An event that begins so has choices, or is [DONE]."""
+
+
+class _Function(msgspec.Struct):
+    arguments: Any = None
+    input: Any = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Said(msgspec.Struct):
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    function_call: _Function | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None
+    message: _Said | None = None
+    finish_reason: Any = None
+
+
+class _Frame(msgspec.Struct):
+    """An answer without its choices, for one whose choices are not of the known shape."""
+
+    id: Any = None
+    model: Any = None
+    service_tier: Any = None
+    moderation: Any = None
+    usage: msgspec.Raw = msgspec.Raw()
+    error: Any = None
+
+
+class _Answer(_Frame):
+    choices: list[_Choice] | None = None
+
+
+class _Part(msgspec.Struct):
+    type: Any = None
+
+
+class _Message(msgspec.Struct):
+    """An assistant message may name the audio of an earlier answer, which the provider keeps."""
+
+    content: list[_Part] | str | None = None
+    audio: Any = None
+
+
+_MESSAGE = msgspec.json.Decoder(_Message)
+_ANSWER = msgspec.json.Decoder(_Answer)
+_FRAME = msgspec.json.Decoder(_Frame)
+_NO_USAGE = len(b"null")
+
+
+class ChatTally(Tally):
+    """What the chunks of one answer said, or the whole of it."""
+
+    api: Api = "chat"
+
+    def __init__(self, view: View, headers: Headers) -> None:
+        super().__init__(view, headers)
+        self._last_word = False
+        """The usage at hand came without choices or after a finish reason: no running count of a provider's."""
+
+    def add(self, data: bytes) -> None:
+        self.hidden = False
+        answer = peek.read(_ANSWER, data)
+        if answer is not None:
+            self._take(answer, answer.choices)
+        elif data.lstrip().startswith(b"[DONE]"):
+            self.terminal = True
+        elif (frame := peek.read(_FRAME, data)) is not None:
+            self._take(frame, None)
+        else:
+            self.malformed += 1
+
+    def whole(self, body: bytes) -> None:
+        self.add(body)
+        self.terminal = self._last_word = True
+
+    def _take(self, answer: _Frame, choices: list[_Choice] | None) -> None:
+        if self.model is None or answer.model != self.model:
+            self.note(answer.model, answer.id, answer.service_tier)
+        elif answer.service_tier is not None:
+            self.note(None, None, answer.service_tier)
+        if answer.error is not None:
+            self.error = fault(answer.error)
+        for choice in choices or ():
+            if choice.finish_reason is not None:
+                self.finish = str(choice.finish_reason)
+            if (said := choice.delta or choice.message) is not None:
+                self._hear(said)
+        if len(answer.usage) > _NO_USAGE:
+            self.usage = answer.usage.copy()
+            self._last_word = not choices or self.finish is not None
+            self.hidden = choices == [] and answer.moderation is None and answer.error is None
+
+    def _hear(self, said: _Said) -> None:
+        if said.content is not None:
+            self.say(said.content)
+            if isinstance(said.content, list):  # parts, as some providers send them
+                self.say(msgspec.json.encode(said.content).decode())
+        if said.refusal is not None:
+            self.say(said.refusal)
+        if said.reasoning_content is not None or said.reasoning is not None:
+            self.say(said.reasoning_content or said.reasoning)
+        if said.tool_calls is not None:
+            functions = [function for call in said.tool_calls for function in (call.function, call.custom)]
+            self._hear_calls(functions)
+        if said.function_call is not None:
+            self._hear_calls([said.function_call])
+
+    def _hear_calls(self, functions: list[_Function | None]) -> None:
+        for function in functions:
+            if function is not None:
+                self.say(function.arguments)
+                self.say(function.input)
+
+    def final(self) -> bool:
+        return self.terminal or self._last_word
+
+
+class Chat(openai_base.OpenAIDialect):
+    """POST .../chat/completions"""
+
+    api: Api = "chat"
+
+    def view(self, body: bytes, path: str, headers: Headers) -> View:
+        del headers
+        seen = _peek(body)
+        if seen is None:
+            return View(model=openai_base.deployment(path), readable=False)
+        found = seen.members
+        limit = peek.count(found.get("max_completion_tokens"))
+        options = peek.members(found.get("stream_options")) or {}
+        return View(
+            model=openai_base.deployment(path) or peek.text(found.get("model")),
+            stream=peek.flag(found.get("stream")),
+            max_output_tokens=limit if limit is not None else peek.count(found.get("max_tokens")),
+            choices=peek.count(found.get("n")) or 1,
+            wants_usage=peek.flag(options.get("include_usage")),
+            terms=openai_base.asked(found),
+            blocks=tuple(_blocks(seen)),
+            claims=tuple(peek.claims(found)),
+            opaque_input=_opaque(seen),
+            cache_ttl=openai_base.cache_ttl(found),
+        )
+
+    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
+        """The body with that model and asking for the usage chunk; the same object where nothing changes."""
+        body = splice.set_model(body, model)
+        return _asking(body) if add_usage else body
+
+    def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter | HidingMeter:
+        tally = ChatTally(view, headers)
+        return HidingMeter(tally, _VISIBLE) if hide_usage else PlainMeter(tally)
+
+    def read(self, body: bytes, view: View, headers: Headers) -> Reading:
+        return read_whole(ChatTally(view, headers), body)
+
+
+def _asking(body: bytes) -> bytes:
+    found = peek.members(body)
+    if found is None:
+        return body
+    options = peek.first(found, "stream_options")
+    if options is None:
+        return splice.set_member(body, "stream_options", _ASK)
+    if peek.members(options) is None:
+        return body  # no object: the provider will refuse it, in its own words
+    return splice.set_member(body, "stream_options", splice.set_member(bytes(options), "include_usage", _TRUE))
+
+
+def _blocks(seen: peek.Seen) -> Iterator[Block]:
+    found = seen.members
+    yield from (seen.block("tools", found[key]) for key in ("tools", "functions") if key in found)
+    yield from seen.messages()
+    if "response_format" in found:
+        yield seen.block("format", found["response_format"])
+    yield from peek.params(found, _APART)
+
+
+def _opaque(seen: peek.Seen) -> bool:
+    found = seen.members
+    if peek.first(found, "web_search_options") is not None:
+        return True
+    return seen.any_item(_MESSAGE, _elsewhere)
+
+
+def _elsewhere(message: _Message) -> bool:
+    parts = message.content if isinstance(message.content, list) else ()
+    return message.audio is not None or any(part.type not in _INLINE for part in parts)

@@ -1,0 +1,132 @@
+"""Server-sent events out of bytes that come in any pieces. Never fails: what is no event is no data.
+
+Follows the WHATWG event-stream grammar as far as a meter needs it: LF, CRLF and CR end a line, a blank line ends an
+event, lines of data are joined, comments and other fields are passed over. The events of `feed` are exact slices:
+all of them and the tail, joined, are the stream, so that one of them can be left out of a relay.
+"""
+
+import re
+from typing import Protocol
+
+BOM = b"\xef\xbb\xbf"
+LONGEST_EVENT = 64 << 20
+"""Bytes. A longer event is forgotten by the meter, never by the relay: an upstream cannot fill our memory."""
+
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_IN_JSON = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+_BACKSLASH = 0x5C
+
+
+class Cutter(Protocol):
+    """Cuts a stream into events."""
+
+    @property
+    def tail(self) -> bytearray: ...
+    def feed(self, chunk: bytes) -> list[bytes]: ...
+    def rest(self) -> bytes: ...
+    def data(self, event: bytes) -> bytes | None: ...
+
+
+class Events:
+    """The cutter of an SSE stream."""
+
+    __slots__ = ("_from", "tail")
+
+    def __init__(self) -> None:
+        self.tail = bytearray()
+        self._from = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that this chunk completes, each with the blank line that ends it."""
+        if not self.tail and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]
+        self.trim()
+        tail = self.tail
+        tail += chunk
+        ends = [match.end() for match in _EVENT_END.finditer(tail, self._from)]
+        events = [bytes(tail[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+        if ends:
+            del tail[: ends[-1]]
+        self._from = max(0, len(tail) - 2)
+        return events
+
+    def trim(self) -> int:
+        """Forget an event that has grown too long; the number of bytes forgotten."""
+        excess = len(self.tail) - 2 if len(self.tail) > LONGEST_EVENT else 0
+        if excess:
+            del self.tail[:excess]
+            self._from = 0
+        return excess
+
+    def rest(self) -> bytes:
+        """What is left when the stream has ended: an event that lacks its blank line, or nothing."""
+        rest = bytes(self.tail)
+        self.tail.clear()
+        self._from = 0
+        return rest
+
+    def data(self, event: bytes) -> bytes | None:
+        """An event's data, its lines joined; None where it has none (comments, blank lines, other fields)."""
+        if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
+            return event[5:]
+        if event.startswith(BOM):
+            event = event[3:]
+        lines = _LINE_END.split(event) if b"\r" in event else event.split(b"\n")
+        data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
+        return b"\n".join(data) if data else None
+
+
+class Elements:
+    """The cutter of a JSON array that comes element by element (Gemini without alt=sse)."""
+
+    __slots__ = ("_depth", "_from", "_quoted", "_start", "tail")
+
+    def __init__(self) -> None:
+        self.tail = bytearray()
+        self._from = 0
+        self._start = 0
+        self._depth = 0
+        self._quoted = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The elements of the outer array that this chunk completes; scalars in it are passed over."""
+        tail = self.tail
+        tail += chunk
+        elements: list[bytes] = []
+        end = self._from
+        for match in _IN_JSON.finditer(tail, end):
+            mark, end = match[0], match.end()
+            if mark == b'"':
+                self._quoted = not self._quoted
+            elif self._quoted or mark[0] == _BACKSLASH:
+                continue
+            elif mark in b"[{":
+                self._depth += 1
+                if self._depth == 2:
+                    self._start = match.start()
+            else:
+                self._depth -= 1
+                if self._depth == 1:
+                    elements.append(bytes(tail[self._start : end]))
+        self._forget(end)
+        return elements
+
+    def _forget(self, scanned: int) -> None:
+        """Drop what belongs to no open element; a backslash that ends the chunk is looked at again with its fellow."""
+        tail = self.tail
+        self._from = len(tail) - (scanned < len(tail) and tail[-1] == _BACKSLASH)
+        done = self._from if self._depth < 2 or len(tail) > LONGEST_EVENT else self._start
+        del tail[:done]
+        self._from -= done
+        self._start = 0
+
+    def rest(self) -> bytes:
+        """What is left when the stream has ended: half an element, or nothing."""
+        rest = bytes(self.tail)
+        self.tail.clear()
+        return rest
+
+    def data(self, event: bytes) -> bytes | None:
+        """An element is its own data."""
+        return event

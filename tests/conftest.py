@@ -1,0 +1,34 @@
+"""What the whole suite shares: where public data lies, and that CI fails on a skip."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public data beside the project; a test that needs it skips where it is missing."""
+    place = Path(os.environ.get("BURSAR_SHARED", ROOT.parent / "shared"))
+    if not (place / "data").is_dir():
+        pytest.skip(f"no public data at {place}: set BURSAR_SHARED to the folder that holds data/")
+    return place
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("BURSAR_STRICT"):
+        terminalreporter.write_line("BURSAR_STRICT: a skipped test is a failed one", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and os.environ.get("BURSAR_STRICT") and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

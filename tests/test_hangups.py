@@ -1,0 +1,314 @@
+"""Whoever leaves a stream, however and whenever: its row is settled exactly once and the books agree with the bill.
+
+The bill is the sandbox's own (wire.md section 1.8): OpenAI and Gemini bill what they would have generated, Anthropic
+what it had generated when the client left.
+"""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+import pytest
+from anthropic import Anthropic, AsyncAnthropic
+from openai import AsyncOpenAI, OpenAI
+
+from bursar.doors.library.guard import Guard
+from bursar.policy import Drain, OnDisconnect, Policy
+from bursar.rules.cards import compile_book
+from bursar.sandbox.server import SandboxServer
+from bursar.sandbox.settings import Settings
+from bursar.stores.memory import MemoryStore
+from bursar.types import Entry
+
+PRICES = compile_book({}, {})
+ASK = [{"role": "user", "content": "Tell me at length about the history of bookkeeping."}]
+APIS = ("chat", "responses", "messages")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SandboxServer]:
+    """A provider that takes a millisecond an event, so that a stream is under way when its caller leaves."""
+    with SandboxServer(Settings(chunk_ms=1)) as server:
+        yield server
+
+
+@pytest.fixture
+def sandbox(server: SandboxServer) -> SandboxServer:
+    server.bill.clear()
+    return server
+
+
+def guarded(on_disconnect: OnDisconnect = "auto", drain: Drain | None = None) -> Guard:
+    return Guard(Policy(prices=PRICES, on_disconnect=on_disconnect, drain=drain or Drain()), MemoryStore())
+
+
+def stream(guard: Guard, sandbox: SandboxServer, api: str) -> Any:
+    """A stream of that API by its SDK's own client, just begun."""
+    if api == "messages":
+        claude = guard.wrap(Anthropic(api_key="k", base_url=sandbox.url, max_retries=0))
+        return claude.messages.create(model="claude-haiku-4-5", max_tokens=400, messages=ASK, stream=True)  # type: ignore[arg-type]
+    client = guard.wrap(OpenAI(api_key="k", base_url=sandbox.url + "/v1", max_retries=0))
+    if api == "chat":
+        return client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True)  # type: ignore[call-overload]
+    return client.responses.create(model="gpt-4o", input=ASK[0]["content"], stream=True)
+
+
+async def astream(guard: Guard, sandbox: SandboxServer, api: str) -> Any:
+    if api == "messages":
+        claude = guard.wrap(AsyncAnthropic(api_key="k", base_url=sandbox.url, max_retries=0))
+        return await claude.messages.create(model="claude-haiku-4-5", max_tokens=400, messages=ASK, stream=True)  # type: ignore[arg-type]
+    client = guard.wrap(AsyncOpenAI(api_key="k", base_url=sandbox.url + "/v1", max_retries=0))
+    if api == "chat":
+        return await client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True)  # type: ignore[call-overload]
+    return await client.responses.create(model="gpt-4o", input=ASK[0]["content"], stream=True)
+
+
+def only_row(guard: Guard) -> Entry:
+    """The one row there is; the ledger audits clean."""
+    guard.flush()
+    assert guard._desk.store.verify() == []
+    (row,) = guard.ledger.calls().items
+    assert row.status != "open"
+    return row
+
+
+def agrees(row: Entry, sandbox: SandboxServer, api: str) -> None:
+    """Drained: to the nano-dollar. Cut (Anthropic): the input exactly, the output near."""
+    assert sandbox.bill.wait(1)
+    (line,) = sandbox.bill.lines
+    if api == "messages":
+        assert row.status == "abandoned"
+        assert row.cost_status == "estimated"
+        assert row.input_tokens == line.usage.get("input", 0)
+        assert abs((row.output_tokens or 0) - line.usage.get("output", 0)) <= 25
+    else:
+        assert (row.status, row.cost_status) == ("abandoned", "final")
+        assert row.cost_nanos == line.nanos
+        assert row.output_tokens == line.usage["output"]
+
+
+def closes_unread(found: Any) -> None:
+    found.close()
+
+
+def closes_after_a_chunk(found: Any) -> None:
+    next(iter(found))
+    found.close()
+    found.close()
+
+
+def breaks_out(found: Any) -> None:
+    for _ in found:
+        break
+
+
+def closes_a_generator(found: Any) -> None:
+    def pieces() -> Iterator[Any]:
+        with found:
+            yield from found
+
+    with closing(pieces()) as generator:
+        next(generator)
+
+
+def fails_midway(found: Any) -> None:
+    with pytest.raises(KeyError), found:
+        for _ in found:
+            raise KeyError("the caller's own trouble")
+
+
+def drops_it(found: Any) -> None:
+    next(iter(found))
+
+
+BLOCKING = (closes_unread, closes_after_a_chunk, breaks_out, closes_a_generator, fails_midway, drops_it)
+
+
+@pytest.mark.parametrize("leave", BLOCKING, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("api", APIS)
+def test_a_blocking_stream_left_early_is_settled_once(
+    sandbox: SandboxServer, api: str, leave: Callable[[Any], None]
+) -> None:
+    """Closed before or after the first byte, broken out of, failed in, dropped: one row, and it agrees with the bill."""
+    with guarded() as guard:
+        leave(stream(guard, sandbox, api))
+        gc.collect()
+        agrees(only_row(guard), sandbox, api)
+
+
+async def acloses_unread(found: Any) -> None:
+    await found.close()
+
+
+async def acloses_after_a_chunk(found: Any) -> None:
+    await anext(aiter(found))
+    await found.close()
+    await found.close()
+
+
+async def abreaks_out(found: Any) -> None:
+    async for _ in found:
+        break
+
+
+async def acloses_a_generator(found: Any) -> None:
+    async def pieces() -> AsyncIterator[Any]:
+        async with found:
+            async for piece in found:
+                yield piece
+
+    async with aclosing(pieces()) as generator:  # type: ignore[type-var]
+        await anext(generator)
+
+
+async def is_cancelled(found: Any) -> None:
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async with found:
+            async for _ in found:
+                begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def adrops_it(found: Any) -> None:
+    await anext(aiter(found))
+
+
+ASYNC = (acloses_unread, acloses_after_a_chunk, abreaks_out, acloses_a_generator, is_cancelled, adrops_it)
+
+
+@pytest.mark.parametrize("leave", ASYNC, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("api", APIS)
+def test_an_async_stream_left_early_is_settled_once(
+    sandbox: SandboxServer, api: str, leave: Callable[[Any], Any]
+) -> None:
+    """Closed, broken out of, cancelled, dropped: one row, and it agrees with the bill."""
+
+    async def main() -> None:
+        found = await astream(guard, sandbox, api)
+        await leave(found)
+        del found
+        gc.collect()
+        await asyncio.sleep(0)
+        await guard.aflush()
+
+    with guarded() as guard:
+        asyncio.run(main())
+        agrees(only_row(guard), sandbox, api)
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_cancelled_before_the_head_is_settled_once(sandbox: SandboxServer, api: str) -> None:
+    """Nobody has told anything: the row is closed as abandoned, its tokens unknown and not zero."""
+
+    async def main() -> None:
+        headers = {"x-sandbox-latency-ms": "5000"}
+        client = guard.wrap(AsyncOpenAI(api_key="k", base_url=sandbox.url + "/v1", default_headers=headers))
+        claude = guard.wrap(AsyncAnthropic(api_key="k", base_url=sandbox.url, default_headers=headers))
+        before = len(sandbox.requests)
+        if api == "messages":
+            asked: Any = claude.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=ASK, stream=True)  # type: ignore[arg-type]
+        elif api == "chat":
+            asked = client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True)  # type: ignore[call-overload]
+        else:
+            asked = client.responses.create(model="gpt-4o", input="hi", stream=True)
+        task = asyncio.create_task(asked)
+        while len(sandbox.requests) == before:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await client.close()
+
+    with guarded() as guard:
+        asyncio.run(main())
+        row = only_row(guard)
+        assert (row.status, row.http_status) == ("abandoned", None)
+        assert row.cost_nanos is None or row.cost_status == "estimated"
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_on_disconnect_is_obeyed(sandbox: SandboxServer, api: str) -> None:
+    """"drain" reads even Anthropic to its end, to the nano-dollar; "cancel" books an estimate even of OpenAI."""
+    with guarded("drain") as guard:
+        closes_after_a_chunk(stream(guard, sandbox, api))
+        row = only_row(guard)
+        assert (row.status, row.cost_status) == ("abandoned", "final")
+        assert row.cost_nanos == sandbox.bill.lines[0].nanos
+    with guarded("cancel") as guard:
+        closes_after_a_chunk(stream(guard, sandbox, api))
+        row = only_row(guard)
+        assert (row.status, row.cost_status) == ("abandoned", "estimated")
+
+
+def test_a_full_drain_is_not_joined(sandbox: SandboxServer) -> None:
+    """Past the bound on draining streams the rest is cancelled and estimated: nothing is lost, nothing waits."""
+    with guarded(drain=Drain(streams=2)) as guard:
+        found = [stream(guard, sandbox, "chat") for _ in range(5)]
+        for each in found:
+            closes_after_a_chunk(each)
+        guard.flush()
+        rows = guard.ledger.calls().items
+        assert sorted(row.cost_status for row in rows) == ["estimated"] * 3 + ["final"] * 2
+        assert {row.status for row in rows} == {"abandoned"}
+
+
+def test_an_answer_that_was_whole_is_no_hang_up(sandbox: SandboxServer) -> None:
+    """An SDK that stops at [DONE] and closes has had its answer: completed, final."""
+    with guarded() as guard:
+        assert len(list(stream(guard, sandbox, "chat"))) > 2
+        assert only_row(guard).status == "completed"
+
+
+def test_a_client_that_is_dropped_does_not_cut_its_drain(sandbox: SandboxServer) -> None:
+    """The client closes its pool when it is collected; what still drains through it is let go to its end first."""
+    with guarded() as guard:
+
+        def handle() -> None:
+            client = guard.wrap(OpenAI(api_key="k", base_url=sandbox.url + "/v1"))
+            found = client.chat.completions.create(model="gpt-4o", messages=ASK, stream=True)  # type: ignore[call-overload]
+            next(iter(found))
+            found.close()
+            client.close()
+
+        handle()
+        gc.collect()
+        agrees(only_row(guard), sandbox, "chat")
+
+
+def test_closing_the_guard_settles_what_still_streams(sandbox: SandboxServer) -> None:
+    """A stream that is neither read nor closed when the guard closes is booked by what was seen of it, once."""
+    guard = guarded()
+    found = stream(guard, sandbox, "chat")
+    next(iter(found))
+    store = guard._desk.store
+    guard.close(0)
+    (row,) = store.calls().items
+    assert (row.status, row.cost_status) == ("abandoned", "estimated")
+    found.close()
+    assert len(store.calls().items) == 1
+
+
+def test_many_threads_leave_at_once(sandbox: SandboxServer) -> None:
+    """Eight threads that each leave a stream: eight rows, each final, and their sum is the bill."""
+    with guarded() as guard:
+        threads = [
+            threading.Thread(target=lambda: closes_after_a_chunk(stream(guard, sandbox, "chat"))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        guard.flush()
+        rows = guard.ledger.calls().items
+        assert [row.cost_status for row in rows] == ["final"] * 8
+        assert sum(row.cost_nanos or 0 for row in rows) == sandbox.bill.total_nanos()

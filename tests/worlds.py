@@ -1,0 +1,119 @@
+"""A scripted world: it answers the engine's questions from a list and writes down the whole life as text."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bursar.drivers.life import Life
+from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
+from bursar.policy import Card, Policy, Provider, Retry, Unpriced
+from bursar.types import (
+    Abandoned,
+    Api,
+    Call,
+    Completed,
+    Failed,
+    Headers,
+    Hold,
+    Instant,
+    Outcome,
+    Part,
+    Ratios,
+    Reading,
+    Refused,
+    Tags,
+    Terms,
+    Timing,
+    Usage,
+    Verdict,
+    View,
+)
+
+T0 = Instant(1_760_000_000_000_000)
+
+
+class Prices:
+    """One card for every model but "mystery": a dollar in, four dollars out, per million tokens."""
+
+    def card(self, provider: str, model: str, terms: Terms, at: Instant) -> Card | Unpriced:
+        if "mystery" in model:
+            return Unpriced('no price for mystery: give one under [prices."openai/mystery"]')
+        rates: dict[Any, int] = {"input": 10**9, "output": 4 * 10**9, "cache_read": 10**8}
+        return Card(price_id=f"test:{model}", rates=rates, fees={}, max_output_tokens=1000)
+
+
+def policy(**changes: Any) -> Policy:
+    providers = {
+        "openai": Provider("openai", "openai", "http://openai.test/v1"),
+        "spare": Provider("spare", "openai", "http://spare.test/v1"),
+        "anthropic": Provider("anthropic", "anthropic", "http://anthropic.test"),
+    }
+    return Policy(prices=Prices(), providers=providers, retry=Retry(), **changes)
+
+
+def call(api: Api = "chat", attempts: int = 3, **view: Any) -> Call:
+    seen = View(**{"model": "gpt-4o", "max_output_tokens": 100, **view})
+    return Call("req_1", api, seen, b'{"model":"gpt-4o"}', (), "/chat/completions", Tags(), T0, attempts=attempts)
+
+
+TIMING = Timing(T0, Instant(T0 + 2_000), Instant(T0 + 5_000))
+
+
+def completed(input_tokens: int = 10, output_tokens: int = 5, model: str = "gpt-4o") -> Completed:
+    part = Part(buckets={"input": input_tokens, "output": output_tokens})
+    usage = Usage((part,), input_tokens=input_tokens, output_tokens=output_tokens)
+    return Completed(200, (), b"{}", Reading(usage=usage, model=model, terminal=True), TIMING)
+
+
+def failed(status: int | None = 503, headers: Headers = (), **more: Any) -> Failed:
+    return Failed(
+        status, headers, b"" if status else None, f"HTTP {status}", more.pop("reading", Reading()), TIMING, **more
+    )
+
+
+def abandoned(**reading: Any) -> Abandoned:
+    return Abandoned(200, (), Reading(**reading), TIMING)
+
+
+class Scripted:
+    """Plays outcomes in order; `trace` is the life as it was lived. An outcome that nobody asked for is an error."""
+
+    def __init__(self, outcomes: Iterable[Outcome], refuse: Callable[[int], bool] = lambda attempt: False) -> None:
+        self.outcomes = list(outcomes)
+        self.trace: list[str] = []
+        self.settled: list[Any] = []
+        self._refuse = refuse
+
+    def live(self, call: Call, policy: Policy) -> Verdict:
+        life = Life(call, policy)
+        asked = life.step(None)
+        while not isinstance(asked, Verdict):
+            asked = life.step(self._answer(asked))
+        assert not self.outcomes, f"never asked for: {self.outcomes}"
+        return asked
+
+    def _answer(self, asked: Any) -> Any:
+        match asked:
+            case Now():
+                return T0
+            case Reserve(entry):
+                hold = "unknown" if entry.hold_nanos is None else entry.hold_nanos
+                self.trace.append(f"reserve {entry.provider}/{entry.model} #{entry.attempt} hold {hold}")
+                if self._refuse(entry.attempt):
+                    return Refused("the budget is used up")
+                return Hold(entry.request_id, entry.attempt)
+            case Send(plan):
+                self.trace.append(f"send {plan.provider}/{plan.model}{' +usage' if plan.add_usage else ''}")
+                return self.outcomes.pop(0)
+            case Learned():
+                self.trace.append("learned?")
+                return Ratios(input=1.0, output=2.0)
+            case Pause(ms):
+                self.trace.append(f"pause {ms}")
+                return None
+            case Settle(hold, entry):
+                assert (hold.request_id, hold.attempt) == (entry.request_id, entry.attempt)
+                self.settled.append(entry)
+                told = "unpriced" if entry.cost_nanos is None else entry.cost_nanos
+                self.trace.append(f"settle #{entry.attempt} {entry.status} {entry.cost_status} {told}")
+                return None
+        raise AssertionError(f"an effect that no world knows: {asked!r}")
