@@ -214,7 +214,7 @@ def error(bad: Bad, request_id: str) -> Json:
     return {"error": {"message": bad.message, "type": kind, "param": bad.param, "code": code}}
 
 
-def error_frame(bad: Bad, request_id: str) -> bytes:
+def error_frame(bad: Bad, request_id: str, number: int) -> bytes:
     """An error in the middle of a stream: the SDK raises on any data with a truthy `error`."""
     return f"data: {dump(error(bad, request_id))}\n\n".encode()
 

@@ -226,7 +226,7 @@ def error(bad: Bad, request_id: str) -> Json:
     return {"error": body}
 
 
-def error_frame(bad: Bad, request_id: str) -> bytes:
+def error_frame(bad: Bad, request_id: str, number: int) -> bytes:
     """An error in the middle of a stream."""
     return f"data: {dump(error(bad, request_id))}\r\n\r\n".encode()
 

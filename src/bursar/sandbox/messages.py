@@ -265,7 +265,7 @@ def error(bad: Bad, request_id: str) -> Json:
     return {"type": "error", "error": body, "request_id": request_id}
 
 
-def error_frame(bad: Bad, request_id: str) -> bytes:
+def error_frame(bad: Bad, request_id: str, number: int) -> bytes:
     """`event: error` in the middle of a stream."""
     return f"event: error\ndata: {dump(error(bad, request_id))}\n\n".encode()
 

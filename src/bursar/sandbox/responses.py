@@ -263,10 +263,10 @@ def _arguments(event: _Events, choice: Choice, where: Json, size: int) -> Iterat
     yield event("response.function_call_arguments.done", **finished), choice.thoughts + choice.visible
 
 
-def error_frame(bad: Bad, request_id: str) -> bytes:
+def error_frame(bad: Bad, request_id: str, number: int) -> bytes:
     """The `error` event in the middle of a stream."""
     code = error(bad, request_id)["error"]["code"] or "server_error"
-    data = {"type": "error", "code": code, "message": bad.message, "param": bad.param, "sequence_number": 9999}
+    data = {"type": "error", "code": code, "message": bad.message, "param": bad.param, "sequence_number": number}
     return f"event: error\ndata: {dump(data)}\n\n".encode()
 
 

@@ -63,7 +63,9 @@ async def send_stream(exchange: Exchange, served: Served, heads: Heads, settings
     pending = fault.kind in ("cut", "malformed", "error-event")
     made = pieces = 0
     for number, (frame, upto, last) in enumerate(_to_last(frames)):
-        if (settings.chunk_ms or number % _LOOK_UP == 0) and await exchange.pause(settings.chunk_ms / 1000):
+        if settings.chunk_ms or number % _LOOK_UP == 0:
+            await exchange.pause(settings.chunk_ms / 1000)
+        if exchange.gone:
             book("cut", reply.output if speech.BILLS_HANGUP_WHOLE else made)
             return
         due = last or (pieces >= fault.after if upto > made else made == reply.output > 0)
@@ -71,7 +73,7 @@ async def send_stream(exchange: Exchange, served: Served, heads: Heads, settings
             pending = False
             if fault.kind != "malformed":
                 book("cut" if made else "failed", made)
-                return await _broken(exchange, served)
+                return await _broken(exchange, served, number)
             await exchange.write(speech.torn_frame(reply))
         if last:
             book("completed", reply.output)
@@ -90,10 +92,10 @@ def _to_last(frames: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int, 
     yield frame, upto, True
 
 
-async def _broken(exchange: Exchange, served: Served) -> None:
+async def _broken(exchange: Exchange, served: Served, number: int) -> None:
     """The end of a stream that fails: the dialect's error event, or for a cut nothing at all."""
     if served.fault.kind == "error-event":
         claude = served.dialect == "messages"
         bad = Bad(529, FAULT_WORDS[529]) if claude else Bad(500, FAULT_WORDS[500], code="server_error")
-        await exchange.write(SPEECH[served.dialect].error_frame(bad, served.request_id))
+        await exchange.write(SPEECH[served.dialect].error_frame(bad, served.request_id, number))
         await exchange.end()

@@ -8,19 +8,21 @@ what can be asked instead.
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
 
 from bursar.money import divide_half_even
 from bursar.stores.base import By, Filters, Line, Metrics, RunCosts
-from bursar.stores.counters import BETWEEN, BUCKET_US, FIELDS, LABELS, PAIRS, ZERO, Counters, Vector, bucket
+from bursar.stores.counters import BUCKET_US, DIMS, LABELS, ZERO, Counters, Vector, bucket
 from bursar.stores.tally import add
 from bursar.types import Instant
 
 Standing: TypeAlias = tuple[str, int, int, int, int]
 """agent, bin, runs, nano-dollars, unpriced runs"""
 
-_COST = FIELDS.index("cost_nanos")
+Key: TypeAlias = Literal["first", "second"]
 _TOP = 10
 
 
@@ -35,11 +37,20 @@ class Period:
         self.tenant = tenant
 
 
-class Sums(Protocol):
-    """What a store can sum: one indexed range each."""
+class Cut(msgspec.Struct, frozen=True):
+    """A part of the rollups: one dimension, grouped by its first or second key (None: as one), where a key is given."""
 
-    def by_key(self, dim: str, period: Period) -> Iterable[tuple[str, Vector]]: ...
-    def by_bucket(self, dim: str, key: str, period: Period) -> Iterable[tuple[int, Vector]]: ...
+    dim: str
+    by: Key | None = None
+    first: str | None = None
+    second: str | None = None
+
+
+class Sums(Protocol):
+    """What a store can sum: each a range of one index."""
+
+    def by_key(self, cut: Cut, period: Period) -> Iterable[tuple[str, Vector]]: ...
+    def by_bucket(self, cut: Cut, period: Period) -> Iterable[tuple[int, Vector]]: ...
     def standings(self, period: Period) -> Iterable[Standing]: ...
 
 
@@ -48,17 +59,12 @@ def spend(sums: Sums, by: By, since: Instant | None, until: Instant | None, filt
     period = Period(since if since is not None else filters.since, until if until is not None else filters.until,
                     filters.tenant)  # fmt: skip
     label = _label(filters)
+    cut = _cut(by, label)
     if by in ("day", "hour"):
-        dim, key = label or ("total", "")
-        return _by_time(sums.by_bucket(dim, key, period), by, zone)
-    if label is None or label[0] == by:
-        found = list(sums.by_key(_dim(by), period))
-        if label is not None:
-            found = [(key, numbers) for key, numbers in found if key == label[1]]
-    else:
-        found = _across(sums, by, label, period)
+        return _by_time(sums.by_bucket(cut, period), by, zone)
     runs = _runs(sums, period) if label is None and by in ("agent", "total") else None
-    lines = [_line(key, numbers, runs, by) for key, numbers in found if numbers != ZERO]
+    found = [(key, numbers) for key, numbers in sums.by_key(cut, period) if numbers != ZERO]
+    lines = [_line(key, numbers, runs, by) for key, numbers in found]
     return sorted(lines, key=lambda line: (-line.counts.cost_nanos, -line.counts.attempts, line.key or ""))
 
 
@@ -127,12 +133,6 @@ def _runs(sums: Sums, period: Period) -> dict[str, int]:
     return runs
 
 
-def _dim(by: By) -> str:
-    if by in LABELS or by == "total" or by.startswith("tag:"):
-        return by
-    raise ValueError(f"cannot report by {by!r}: ask by {', '.join(LABELS)}, tag:K, day, hour or total")
-
-
 def _label(filters: Filters) -> tuple[str, str] | None:
     """The one label that the filters fix, as (dimension, key)."""
     fixed = [(dim, value) for dim, column in LABELS.items() if (value := getattr(filters, column, None)) is not None]
@@ -141,18 +141,23 @@ def _label(filters: Filters) -> tuple[str, str] | None:
     return fixed[0] if fixed else None
 
 
-def _across(sums: Sums, by: By, label: tuple[str, str], period: Period) -> list[tuple[str, Vector]]:
-    """One label's rows of a pair: the other label's sums."""
-    dim, key = label
-    if (dim, by) in PAIRS:
-        pairs, mine, other = sums.by_key(f"{dim}|{by}", period), 0, 1
-    elif (by, dim) in PAIRS:
-        pairs, mine, other = sums.by_key(f"{by}|{dim}", period), 1, 0
-    else:
-        known = ", ".join(f"{one} and {two}" for one, two in PAIRS)
-        raise ValueError(f"no rollup is kept of {by} within one {dim}: there are {known}; list the calls instead")
-    split = ((pair.split(BETWEEN, 1), numbers) for pair, numbers in pairs)
-    return [(parts[other], numbers) for parts, numbers in split if parts[mine] == key]
+def _cut(by: By, label: tuple[str, str] | None) -> Cut:
+    """The dimension that answers: by one label, within another if that is given."""
+    grouped = LABELS.get(by)
+    if grouped is None and by not in ("total", "day", "hour") and not by.startswith("tag:"):
+        raise ValueError(f"cannot report by {by!r}: ask by {', '.join(LABELS)}, tag:K, day, hour or total")
+    if by.startswith("tag:"):
+        if label is None:
+            return Cut(by, "first")
+        raise ValueError("no rollup is kept of a tag within a label: list the calls instead")
+    wanted = {column for column in (grouped, None if label is None else LABELS[label[0]]) if column is not None}
+    for dim, columns in DIMS.items():
+        if wanted <= set(columns):
+            keys: dict[str | None, Key] = {columns[0]: "first", columns[1]: "second"}
+            given = {} if label is None else {keys[LABELS[label[0]]]: label[1]}
+            return Cut(dim, keys.get(grouped) if grouped else None, **given)
+    known = ", ".join(dim.replace("|", " and ") for dim in DIMS)
+    raise ValueError(f"no rollup is kept of {by} within one {label[0] if label else ''}: there are {known}")
 
 
 def _by_time(found: Iterable[tuple[int, Vector]], by: By, zone: str) -> list[Line]:

@@ -16,9 +16,6 @@ Vector: TypeAlias = tuple[int, ...]
 BUCKET_US = 900_000_000
 """Rollups are kept by the quarter of an hour: every time zone's hours and days are whole numbers of them."""
 
-BETWEEN = "\x1f"
-"""Between the two parts of a pair's key."""
-
 
 class Counters(msgspec.Struct, frozen=True):
     """What is summed. Tokens, nano-dollars and numbers of rows."""
@@ -51,28 +48,25 @@ class Counters(msgspec.Struct, frozen=True):
 FIELDS: tuple[str, ...] = Counters.__struct_fields__
 ZERO: Vector = (0,) * len(FIELDS)
 
-LABELS: dict[str, str] = {
-    "agent": "agent_id",
-    "step": "step",
-    "user": "user_id",
-    "session": "session_id",
-    "model": "model",
-    "tier": "tier",
-    "provider": "provider",
-    "api": "api",
+DIMS: dict[str, tuple[str, str]] = {
+    "provider|model": ("provider", "model"),
+    "agent|model": ("agent_id", "model"),
+    "agent|step": ("agent_id", "step"),
+    "agent|user": ("agent_id", "user_id"),
+    "user|session": ("user_id", "session_id"),
+    "tier|api": ("tier", "api"),
 }
-"""Rollup dimension -> the row's column."""
+"""What is summed, as pairs of the row's columns: a pair answers for both its labels and for the one within the other.
+Beside these there is one dimension for each tag, "tag:K", whose first key is the value."""
 
-PAIRS: tuple[tuple[str, str], ...] = (
-    ("agent", "step"),
-    ("agent", "model"),
-    ("agent", "user"),
-    ("provider", "model"),
-)
-"""What reports ask across two labels."""
+LABELS: dict[str, str] = {
+    "agent": "agent_id", "step": "step", "user": "user_id", "session": "session_id", "model": "model", "tier": "tier",
+    "provider": "provider", "api": "api",
+}  # fmt: skip
+"""What a report may ask by -> the row's column."""
 
-Cell: TypeAlias = tuple[int, str, str, str]
-"""A rollup's place: bucket_start, dimension, key, tenant."""
+Cell: TypeAlias = tuple[int, str, str, str, str]
+"""A rollup's place: bucket_start, dimension, first and second key ("": no such label was given), tenant."""
 
 
 def bucket(at: Instant | int) -> int:
@@ -114,27 +108,17 @@ def negative(numbers: Vector) -> Vector:
 def cells(entry: Entry) -> list[Cell]:
     """Every rollup that one row counts in. An absent label and an empty one are both the key ""."""
     start, tenant = bucket(entry.started_at), entry.tenant
-    agent, step, user, session = (
-        entry.agent_id or "", entry.step or "", entry.user_id or "", entry.session_id or "",
-    )  # fmt: skip
-    model, tier = entry.model or "", entry.tier or ""
+    agent, user, model = entry.agent_id or "", entry.user_id or "", entry.model or ""
     places = [
-        (start, "total", "", tenant),
-        (start, "agent", agent, tenant),
-        (start, "step", step, tenant),
-        (start, "user", user, tenant),
-        (start, "session", session, tenant),
-        (start, "model", model, tenant),
-        (start, "tier", tier, tenant),
-        (start, "provider", entry.provider, tenant),
-        (start, "api", entry.api, tenant),
-        (start, "agent|step", agent + BETWEEN + step, tenant),
-        (start, "agent|model", agent + BETWEEN + model, tenant),
-        (start, "agent|user", agent + BETWEEN + user, tenant),
-        (start, "provider|model", entry.provider + BETWEEN + model, tenant),
+        (start, "provider|model", entry.provider, model, tenant),
+        (start, "agent|model", agent, model, tenant),
+        (start, "agent|step", agent, entry.step or "", tenant),
+        (start, "agent|user", agent, user, tenant),
+        (start, "user|session", user, entry.session_id or "", tenant),
+        (start, "tier|api", entry.tier or "", entry.api, tenant),
     ]
     if entry.tags:
-        places += [(start, "tag:" + name, value, tenant) for name, value in dict(entry.tags).items()]
+        places += [(start, "tag:" + name, value, "", tenant) for name, value in dict(entry.tags).items()]
     return places
 
 

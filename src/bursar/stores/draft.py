@@ -17,7 +17,7 @@ from bursar.stores.counters import FIELDS, Vector
 from bursar.stores.forest import Run, Shelf
 from bursar.stores.owners import Owner, Owners
 from bursar.stores.receipt import Answer, Receipt
-from bursar.stores.rows import COLUMNS, RowKey, from_row, opening, outcome, taken_twice
+from bursar.stores.rows import COLUMNS, RowKey, dressed, from_row, opening, outcome, taken_twice
 from bursar.stores.rows import whole as all_of
 from bursar.stores.transaction import Row, Transaction
 from bursar.types import Claim, Entry, Hold, Refused
@@ -106,7 +106,7 @@ class Draft:
         db, books, tally = self._db, self.books, self.books.tally
         self._write_rows()
         self._write_rollups()
-        sql.PUT_RUNS.put(db, [_run_values(run) for run in tally.forest.changed.values()])
+        sql.PUT_RUNS.put(db, [dressed(_run_values(run)) for run in tally.forest.changed.values()])
         sql.MOVE_BINS.put(db, [(*at, *weight) for at, weight in tally.forest.moves().items()])
         sql.ADD_FACTORS.put(db, [
             (*key, factor.input_estimated, factor.input_reported, factor.output_estimated, factor.output_reported,
@@ -128,6 +128,8 @@ class Draft:
             else:
                 (read if row.read else mine).append([row.number, *outcome(row.entry)])
         for keys, table, values in ((opened, sql.OPEN_ROWS, opening), (whole, sql.WHOLE_ROWS, all_of)):
+            if not keys:
+                continue
             numbers = table.append(db, [[*values(rows[key].entry), rows[key].owner] for key in keys])
             for key, number in zip(keys, numbers, strict=True):
                 rows[key] = msgspec.structs.replace(rows[key], number=number)

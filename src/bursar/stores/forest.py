@@ -73,10 +73,17 @@ class Forest:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
+        self._before: dict[RunKey, Run | None] = {}
         self.changed: dict[RunKey, Run] = {}
 
     def _get(self, key: RunKey) -> Run | None:
-        return self.changed.get(key) or self._shelf.get(key)
+        return self.changed.get(key) or self._was(key)
+
+    def _was(self, key: RunKey) -> Run | None:
+        """The run as the transaction found it; asked of the shelf once."""
+        if key not in self._before:
+            self._before[key] = self._shelf.get(key)
+        return self._before[key]
 
     def _put(self, run: Run) -> Run:
         self.changed[run.tenant, run.run_id] = run
@@ -108,7 +115,8 @@ class Forest:
             return
         cost, unknown = sign * (entry.cost_nanos or 0), sign * int(entry.cost_nanos is None)
         ended = Instant(entry.started_at + 1000 * (entry.duration_ms or 0))
-        run = self._put(
+        own = int(run.run_id == run.root_run_id)
+        self._put(
             msgspec.structs.replace(
                 run,
                 last_at=max(run.last_at, ended),
@@ -118,15 +126,19 @@ class Forest:
                 output_tokens=run.output_tokens + sign * (entry.output_tokens or 0),
                 cost_nanos=run.cost_nanos + cost,
                 unpriced=run.unpriced + unknown,
+                tree_rows=run.tree_rows + own * sign,
+                tree_cost_nanos=run.tree_cost_nanos + own * cost,
+                tree_unpriced=run.tree_unpriced + own * unknown,
             )
         )
-        self._grow(self._root(run), sign, cost, unknown)
+        if not own:
+            self._grow(self._root(run), sign, cost, unknown)
 
     def moves(self) -> dict[Bin, Weight]:
         """What the histogram gains and loses by all the changes."""
         sums: dict[Bin, Weight] = {}
         for key, run in self.changed.items():
-            before, after = place(self._shelf.get(key)), place(run)
+            before, after = place(self._was(key)), place(run)
             if before == after:
                 continue
             for sign, standing in ((-1, before), (1, after)):

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from bursar.stores import answers
-from bursar.stores.answers import Period, Standing
+from bursar.stores.answers import Cut, Period, Standing
 from bursar.stores.audit import audit
 from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
 from bursar.stores.counters import Cell, Vector
@@ -67,17 +67,17 @@ class Books:
         for model, factor in tally.factors.items():
             self.factors[model] = self.factors.get(model, Factor()).then(factor)
 
-    def by_key(self, dim: str, period: Period) -> list[tuple[str, Vector]]:
+    def by_key(self, cut: Cut, period: Period) -> list[tuple[str, Vector]]:
         sums: dict[str, Vector] = {}
-        for (_, _, key, _), numbers in self._within(dim, period):
+        for (_, _, first, second, _), numbers in self._within(cut, period):
+            key = {"first": first, "second": second, None: ""}[cut.by]
             sums[key] = add(sums[key], numbers) if key in sums else numbers
         return list(sums.items())
 
-    def by_bucket(self, dim: str, key: str, period: Period) -> list[tuple[int, Vector]]:
+    def by_bucket(self, cut: Cut, period: Period) -> list[tuple[int, Vector]]:
         sums: dict[int, Vector] = {}
-        for (start, _, mine, _), numbers in self._within(dim, period):
-            if mine == key:
-                sums[start] = add(sums[start], numbers) if start in sums else numbers
+        for (start, *_), numbers in self._within(cut, period):
+            sums[start] = add(sums[start], numbers) if start in sums else numbers
         return list(sums.items())
 
     def standings(self, period: Period) -> list[Standing]:
@@ -87,9 +87,11 @@ class Books:
             if _in(start, tenant, period)
         ]
 
-    def _within(self, dim: str, period: Period) -> Iterator[tuple[Cell, Vector]]:
+    def _within(self, cut: Cut, period: Period) -> Iterator[tuple[Cell, Vector]]:
         for cell, numbers in self.rollups.items():
-            if cell[1] == dim and _in(cell[0], cell[3], period):
+            start, dim, first, second, tenant = cell
+            wanted = dim == cut.dim and cut.first in (None, first) and cut.second in (None, second)
+            if wanted and _in(start, tenant, period):
                 yield cell, numbers
 
 

@@ -12,13 +12,22 @@ from typing import Any
 import msgspec
 
 from bursar.stores import answers, sql
-from bursar.stores.answers import Period, Standing
+from bursar.stores.answers import Cut, Period, Standing
 from bursar.stores.audit import audit
 from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
 from bursar.stores.counters import FIELDS, Vector
 from bursar.stores.draft import run_of
 from bursar.stores.forest import Run
-from bursar.stores.rows import COLUMNS, LABEL_FILTERS, RUN_FILTERS, check_filter, cursor_of, from_row, parse_cursor
+from bursar.stores.rows import (
+    COLUMNS,
+    LABEL_FILTERS,
+    RUN_FILTERS,
+    check_filter,
+    cursor_of,
+    dressed,
+    from_row,
+    parse_cursor,
+)
 from bursar.types import Entry, Instant
 
 _SUMS = ", ".join(f"SUM({name})" for name in FIELDS)
@@ -114,10 +123,7 @@ class Reader:
 
     def verify(self, alive: Callable[[str], bool]) -> list[Finding]:
         with self.snapshot() as db:
-            rollups = {
-                (row[0], row[1], row[2], row[3]): row[4:]
-                for row in db.execute(f"SELECT {', '.join(sql.ROLLUP_COLUMNS)} FROM rollups")
-            }
+            rollups = {row[:5]: row[5:] for row in db.execute(f"SELECT {', '.join(sql.ROLLUP_COLUMNS)} FROM rollups")}
             runs = {(run.tenant, run.run_id): run for run in map(run_of, db.execute(sql.SELECT_RUNS))}
             bins = {
                 (row[0], row[1], row[2], row[3]): (row[4], row[5], row[6])
@@ -150,18 +156,21 @@ class _Sums:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def by_key(self, dim: str, period: Period) -> list[tuple[str, Vector]]:
-        where, values = _within(period, "dim = ?", dim)
-        found = self._db.execute(f"SELECT key, {_SUMS} FROM rollups WHERE {where} GROUP BY key", values)
-        return [(row[0], row[1:]) for row in found.fetchall()]
+    def by_key(self, cut: Cut, period: Period) -> list[tuple[str, Vector]]:
+        where, values = _of(cut, period)
+        if cut.by is None:
+            row = self._db.execute(f"SELECT {_SUMS} FROM rollups WHERE {where}", values).fetchone()
+            return [] if row[0] is None else [("", row)]
+        query = f"SELECT {cut.by}_key, {_SUMS} FROM rollups WHERE {where} GROUP BY {cut.by}_key"
+        return [(row[0], row[1:]) for row in self._db.execute(query, values).fetchall()]
 
-    def by_bucket(self, dim: str, key: str, period: Period) -> list[tuple[int, Vector]]:
-        where, values = _within(period, "dim = ? AND key = ?", dim, key)
+    def by_bucket(self, cut: Cut, period: Period) -> list[tuple[int, Vector]]:
+        where, values = _of(cut, period)
         query = f"SELECT bucket_start, {_SUMS} FROM rollups WHERE {where} GROUP BY bucket_start"
         return [(row[0], row[1:]) for row in self._db.execute(query, values).fetchall()]
 
     def standings(self, period: Period) -> list[Standing]:
-        where, values = _within(period, "runs != 0")
+        where, values = _within(period, ("runs != ?", 0))
         query = (
             "SELECT agent, bin, SUM(runs), SUM(cost_nanos), SUM(unpriced) FROM run_histogram"
             f" WHERE {where} GROUP BY agent, bin"
@@ -169,8 +178,15 @@ class _Sums:
         return self._db.execute(query, values).fetchall()
 
 
-def _within(period: Period, first: str, *values: Any) -> tuple[str, list[Any]]:
-    clauses, bound = [first], list(values)
+def _of(cut: Cut, period: Period) -> tuple[str, list[Any]]:
+    given = [
+        (f"{name}_key = ?", key) for name, key in (("first", cut.first), ("second", cut.second)) if key is not None
+    ]
+    return _within(period, ("dim = ?", cut.dim), *given)
+
+
+def _within(period: Period, *given: tuple[str, Any]) -> tuple[str, list[Any]]:
+    clauses, bound = [clause for clause, _ in given], [value for _, value in given]
     for clause, value in (
         ("bucket_start >= ?", period.start), ("bucket_start < ?", period.end), ("tenant = ?", period.tenant)
     ):  # fmt: skip
@@ -213,8 +229,7 @@ def key_of(found: tuple[Any, ...]) -> Key:
 
 
 def key_values(key: Key) -> list[Any]:
-    """The values of KEY_COLUMNS."""
-    return [
-        msgspec.json.encode(sorted(key.trusted_claims)).decode() if name == "trusted_claims" else getattr(key, name)
-        for name in sql.KEY_COLUMNS
-    ]
+    """The values of KEY_COLUMNS, dressed."""
+    values = {name: getattr(key, name) for name in sql.KEY_COLUMNS}
+    values["trusted_claims"] = msgspec.json.encode(sorted(key.trusted_claims)).decode()
+    return dressed(values.values())

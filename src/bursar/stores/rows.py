@@ -4,6 +4,7 @@ Who a row is booked to is fixed when it opens: a settlement that says otherwise 
 """
 
 import functools
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -26,6 +27,9 @@ CHANGING: tuple[str, ...] = tuple(name for name in COLUMNS if name not in FIXED)
 """What came of it."""
 OPENING: tuple[str, ...] = (*FIXED, "model", "status", "cache", "terms", "cost_status")
 """What an open row says; the rest is unknown yet."""
+
+NULL = "\ufdd0"
+"""Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
 
 _fixed = attrgetter(*FIXED)
 _TAGS, _TERMS = COLUMNS.index("tags"), COLUMNS.index("terms")
@@ -59,28 +63,26 @@ def expired(opening: Entry) -> Entry:
     )
 
 
-class Writer:
-    """Takes some columns of an entry as SQLite takes them."""
+def dressed(values: Iterable[Any]) -> list[Any]:
+    """The values as they are bound: see NULL."""
+    return [NULL if value is None else value for value in values]
 
-    __slots__ = ("_tags", "_take", "_terms", "columns")
+
+class Writer:
+    """Takes some columns of an entry as SQLite takes them, dressed."""
+
+    __slots__ = ("_converted", "_take")
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        self.columns = columns
         self._take = attrgetter(*columns)
-        self._tags = columns.index("tags") if "tags" in columns else None
-        self._terms = columns.index("terms")
+        self._converted = [(columns.index(name), convert) for name, convert in _CONVERT.items() if name in columns]
 
     def __call__(self, entry: Entry) -> list[Any]:
-        values = list(self._take(entry))
-        if self._tags is not None:
-            values[self._tags] = _tags_text(entry.tags)
-        values[self._terms] = _terms_text(entry.terms)
+        values = [NULL if value is None else value for value in self._take(entry)]
+        for at, convert in self._converted:
+            if values[at] is not NULL:
+                values[at] = convert(values[at])
         return values
-
-
-whole = Writer(COLUMNS)
-opening = Writer(OPENING)
-outcome = Writer(CHANGING)
 
 
 def from_row(row: tuple[Any, ...]) -> Entry:
@@ -106,6 +108,16 @@ def _terms_text(terms: Terms) -> str:
 @functools.lru_cache(512)
 def _terms(text: str) -> Terms:
     return msgspec.json.decode(text, type=Terms)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "tags": _tags_text, "terms": _terms_text, "stream": int, "validated": int, "blocks": bytearray,
+    "request": bytearray, "response": bytearray,
+}  # fmt: skip
+
+whole = Writer(COLUMNS)
+opening = Writer(OPENING)
+outcome = Writer(CHANGING)
 
 
 LABEL_FILTERS: tuple[str, ...] = tuple(name for name in Filters.__struct_fields__ if name not in ("since", "until"))

@@ -1,17 +1,18 @@
 """The statements, shaped by two measured facts about Python's sqlite3. Each step gives the interpreter lock away and
 has to win it back, so many rows go into one statement. And binding a None, a bool or bytes costs ten times what a str,
-an int or a bytearray does (it looks for an adapter), so those go over in another dress.
+an int or a bytearray does (it looks for an adapter), so those go over dressed as one of these: rows.NULL, int, bytearray.
 """
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bursar.stores.counters import FIELDS
-from bursar.stores.rows import CHANGING, COLUMNS, OPENING
+from bursar.stores.rows import CHANGING, COLUMNS, NULL, OPENING
 
 CALL_COLUMNS = (*COLUMNS, "owner")
-ROLLUP_COLUMNS = ("bucket_start", "dim", "key", "tenant", *FIELDS)
+ROLLUP_COLUMNS = ("bucket_start", "dim", "first_key", "second_key", "tenant", *FIELDS)
 RUN_COLUMNS = (
     "tenant", "run_id", "parent_run_id", "root_run_id", "agent_id", "session_id", "user_id", "user_tier",
     "first_at", "last_at", "calls", "rows", "input_tokens", "output_tokens", "cost_nanos", "unpriced",
@@ -24,8 +25,6 @@ FACTOR_COLUMNS = (
 KEY_COLUMNS = ("key_id", "name", "tenant", "role", "hash", "created_at", "trusted_claims", "revoked_at")
 
 
-_NULL = "\ufdd0"
-"""Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
 _NULLABLE = frozenset(
     ("run_id", "parent_run_id", "session_id", "user_id", "user_tier", "agent_id", "step", "key_id", "duration_ms",
      "first_byte_ms", "requested_model", "model", "tier", "http_status", "error", "input_tokens", "cached_tokens",
@@ -33,14 +32,6 @@ _NULLABLE = frozenset(
      "price_id", "hold_nanos", "input_estimate", "output_estimate", "validated", "response_id", "request", "response",
      "revoked_at")
 )  # fmt: skip
-
-
-def _dress(value: Any) -> Any:
-    if value is None:
-        return _NULL
-    if type(value) is bytes:
-        return bytearray(value)
-    return int(value) if type(value) is bool else value
 
 
 SELECT_CALLS = f"SELECT {', '.join(COLUMNS)}, owner, id FROM calls"
@@ -57,7 +48,7 @@ class Table:
     def __init__(self, before: str, columns: tuple[str, ...], after: str) -> None:
         self.columns = columns
         self._before, self._after = before, after
-        marks = (f"nullif(?, '{_NULL}')" if name in _NULLABLE else "?" for name in columns)
+        marks = (f"nullif(?, '{NULL}')" if name in _NULLABLE else "?" for name in columns)
         self._row = f"({', '.join(marks)})"
         self._texts: dict[int, str] = {}
 
@@ -67,12 +58,12 @@ class Table:
         return self._texts[rows]
 
     def write(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, sqlite3.Cursor]]:
-        """Run the statement for all rows, in pieces of a few fixed sizes; each piece's length and cursor."""
+        """Run the statement for all rows, each dressed, in pieces of a few fixed sizes; each piece's length and cursor."""
         start = 0
         while start < len(rows):
             left = len(rows) - start
             size = 64 if left >= 64 else 16 if left >= 16 else left
-            values = [_dress(value) for row in rows[start : start + size] for value in row]
+            values = list(itertools.chain.from_iterable(rows[start : start + size]))
             yield size, db.execute(self.text(size), values)
             start += size
 
@@ -109,8 +100,8 @@ def _close(condition: str) -> Table:
 
 
 def _rollups(fields: tuple[str, ...]) -> Table:
-    columns = ("bucket_start", "dim", "key", "tenant", *fields)
-    return _insert("rollups", columns, "dim, bucket_start, key, tenant", _add("rollups", fields))
+    columns = (*ROLLUP_COLUMNS[:5], *fields)
+    return _insert("rollups", columns, "dim, bucket_start, first_key, second_key, tenant", _add("rollups", fields))
 
 
 OPEN_ROWS = _insert("calls", (*OPENING, "owner"))

@@ -39,6 +39,8 @@ def connect(path: Path) -> sqlite3.Connection:
         path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute("PRAGMA synchronous = NORMAL")
+    # Hot pages are written back once for thirty megabytes of log instead of once for four.
+    connection.execute("PRAGMA wal_autocheckpoint = 8000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     return connection
 

@@ -4,7 +4,6 @@ A row is added when it closes and, where a late real outcome corrects an expired
 so the books move by the difference.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -116,4 +115,4 @@ def merged(sums: Mapping[Cell, Vector], gains: Mapping[Cell, Vector]) -> dict[Ce
 
 
 def _sum(vectors: list[Vector]) -> Vector:
-    return tuple(map(sum, itertools.zip_longest(*vectors, fillvalue=0)))
+    return tuple(map(sum, zip(*vectors, strict=True)))

@@ -15,9 +15,7 @@ from bursar.wire import peek, splice
 from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
 from bursar.wire.usage import UsageFacts
 
-_peek = peek.Peek(
-    "messages", rb'"[tT]ype"\s*+:\s*+"(?!(?:text|(?:redacted_)?thinking|tool_use|tool_result|ephemeral)")'
-)
+_peek = peek.Peek("messages")
 _APART = frozenset(
     {
         "model",
@@ -91,16 +89,6 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-class _Part(msgspec.Struct):
-    type: Any = None
-    content: "list[_Part] | str | None" = None
-
-
-class _Input(msgspec.Struct):
-    content: list[_Part] | str | None = None
-
-
-_INPUT = msgspec.json.Decoder(_Input)
 _EVENT = msgspec.json.Decoder(_Event)
 _MESSAGE = msgspec.json.Decoder(_Message)
 _FRAME = msgspec.json.Decoder(_Frame)
@@ -281,10 +269,4 @@ def _opaque(seen: peek.Seen) -> bool:
         return True
     if "tools" in found and any(kind and _SERVER_TOOL.match(kind) for kind in peek.tool_types(found["tools"])):
         return True
-    return seen.any_item(_INPUT, lambda message: _elsewhere(message.content))
-
-
-def _elsewhere(content: list[_Part] | str | None) -> bool:
-    if not isinstance(content, list):
-        return False
-    return any(part.type not in _INLINE or _elsewhere(part.content) for part in content)
+    return seen.any_item(lambda message: peek.elsewhere(message, _INLINE))

@@ -20,7 +20,7 @@ from bursar.wire.usage import UsageFacts
 
 PATH = re.compile(r"(/|\A)(?P<model>[^/:?]+):(?P<verb>generateContent|streamGenerateContent)/?(?=\?|\Z)")
 
-_peek = peek.Peek("contents", rb'"(?:inline|file)_?+[dD]ata"')
+_peek = peek.Peek("contents")
 _SYSTEM = ("systemInstruction", "system_instruction")
 _CONFIG = ("generationConfig", "generation_config")
 _CACHED = ("cachedContent", "cached_content")
@@ -87,10 +87,10 @@ class _Answer(_Frame):
 
 
 class _Given(msgspec.Struct):
-    inlineData: msgspec.Raw = _NULL
-    inline_data: msgspec.Raw = _NULL
-    fileData: msgspec.Raw = _NULL
-    file_data: msgspec.Raw = _NULL
+    inlineData: dict[str, msgspec.Raw] | None = None
+    inline_data: dict[str, msgspec.Raw] | None = None
+    fileData: dict[str, msgspec.Raw] | None = None
+    file_data: dict[str, msgspec.Raw] | None = None
     functionResponse: "_Input | None" = None
     function_response: "_Input | None" = None
 
@@ -99,7 +99,7 @@ class _Input(msgspec.Struct):
     parts: list[_Given] | _Given | None = None
 
 
-_INPUT = msgspec.json.Decoder(_Input)
+_INPUTS = msgspec.json.Decoder(list[_Input])
 _ANSWER = msgspec.json.Decoder(_Answer)
 _FRAME = msgspec.json.Decoder(_Frame)
 
@@ -262,14 +262,18 @@ def _opaque(seen: peek.Seen) -> bool:
         return True
     if "tools" in found and not peek.tool_names(found["tools"]) <= _CLIENT_TOOLS:
         return True
-    return seen.any_item(_INPUT, lambda content: _elsewhere(content.parts))
+    contents = peek.read(_INPUTS, seen.array) if seen.array is not None else []
+    return contents is None or any(_elsewhere(content.parts) for content in contents)
 
 
 def _elsewhere(parts: list[_Given] | _Given | None) -> bool:
     """Media, inline or by reference; also among what a function gave back."""
-    for part in parts if isinstance(parts, list) else () if parts is None else (parts,):
+    if parts is None:
+        return False
+    for part in parts if isinstance(parts, list) else (parts,):
+        if part.inlineData or part.inline_data or part.fileData or part.file_data:
+            return True
         inside = part.functionResponse or part.function_response
-        media = (part.inlineData, part.inline_data, part.fileData, part.file_data)
-        if any(raw != _NULL for raw in media) or (inside and _elsewhere(inside.parts)):
+        if inside is not None and _elsewhere(inside.parts):
             return True
     return False

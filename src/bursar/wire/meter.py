@@ -19,6 +19,9 @@ from bursar.wire.usage import UsageFacts, read_terms, read_usage
 BATCH = 16 << 10
 """Bytes that a meter lets lie before it reads them: a small stream is read once, at its end."""
 
+_TEXTS = 256
+"""Pieces of output that wait to be weighed together."""
+
 _ERROR_LENGTH = 300
 
 _NOTHING = msgspec.Raw()
@@ -52,7 +55,6 @@ class Tally:
         self.hidden = False
         """The event just added is one that only we asked for."""
         self._texts: list[str] = []
-        self._held = 0
         self._milli = 0
 
     def add(self, data: bytes) -> None:
@@ -95,14 +97,12 @@ class Tally:
         """Output that was seen, to be weighed."""
         if type(text) is str:
             self._texts.append(text)
-            self._held += len(text)
-            if self._held > BATCH:
+            if len(self._texts) > _TEXTS:
                 self._weigh()
 
     def _weigh(self) -> None:
         self._milli += estimate.weigh("".join(self._texts).encode("utf-8", "surrogatepass"))
         self._texts.clear()
-        self._held = 0
 
     def reading(self) -> Reading:
         """The tally as it stands; may be asked at any time."""
@@ -212,6 +212,8 @@ class HidingMeter:
         out = [self._pass(event) for event in self._events.feed(chunk)]
         if tail := self._events.tail:
             out.append(self._pass_tail(tail))
+        elif len(out) == 1 and fresh and len(out[0]) == len(chunk):
+            return chunk
         relayed = b"".join(out)
         return chunk if fresh and len(relayed) == len(chunk) else relayed
 

@@ -17,9 +17,11 @@ from bursar.wire.meter import HidingMeter, PlainMeter, Tally, fault, read_whole
 _TRUE = b"true"
 _ASK = b'{"include_usage":true}'
 
-_peek = peek.Peek("messages", rb'"(?:[tT]ype"\s*+:\s*+"(?!(?:text|refusal|function|custom)")|audio")')
+_peek = peek.Peek("messages")
 _APART = openai_base.APART | {"messages", "tools", "functions", "response_format"}
 _INLINE = frozenset({"text", "refusal"})
+
+_NO_USAGE = len(b"null")
 
 _VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\Adata: ?+[^ {]')
 """An event that begins so has choices, or is [DONE]."""
@@ -65,21 +67,8 @@ class _Answer(_Frame):
     choices: list[_Choice] | None = None
 
 
-class _Part(msgspec.Struct):
-    type: Any = None
-
-
-class _Message(msgspec.Struct):
-    """An assistant message may name the audio of an earlier answer, which the provider keeps."""
-
-    content: list[_Part] | str | None = None
-    audio: Any = None
-
-
-_MESSAGE = msgspec.json.Decoder(_Message)
 _ANSWER = msgspec.json.Decoder(_Answer)
 _FRAME = msgspec.json.Decoder(_Frame)
-_NO_USAGE = len(b"null")
 
 
 class ChatTally(Tally):
@@ -109,10 +98,8 @@ class ChatTally(Tally):
         self.terminal = self._last_word = True
 
     def _take(self, answer: _Frame, choices: list[_Choice] | None) -> None:
-        if self.model is None or answer.model != self.model:
+        if answer.model != self.model or answer.service_tier not in (None, self.service_tier):
             self.note(answer.model, answer.id, answer.service_tier)
-        elif answer.service_tier is not None:
-            self.note(None, None, answer.service_tier)
         if answer.error is not None:
             self.error = fault(answer.error)
         for choice in choices or ():
@@ -195,10 +182,10 @@ def _asking(body: bytes) -> bytes:
         return body
     options = peek.first(found, "stream_options")
     if options is None:
-        return splice.set_member(body, "stream_options", _ASK)
+        return splice.set_member(body, "stream_options", _ASK, found)
     if peek.members(options) is None:
         return body  # no object: the provider will refuse it, in its own words
-    return splice.set_member(body, "stream_options", splice.set_member(bytes(options), "include_usage", _TRUE))
+    return splice.set_member(body, "stream_options", splice.set_member(bytes(options), "include_usage", _TRUE), found)
 
 
 def _blocks(seen: peek.Seen) -> Iterator[Block]:
@@ -214,9 +201,9 @@ def _opaque(seen: peek.Seen) -> bool:
     found = seen.members
     if peek.first(found, "web_search_options") is not None:
         return True
-    return seen.any_item(_MESSAGE, _elsewhere)
+    return seen.any_nested(_elsewhere)
 
 
-def _elsewhere(message: _Message) -> bool:
-    parts = message.content if isinstance(message.content, list) else ()
-    return message.audio is not None or any(part.type not in _INLINE for part in parts)
+def _elsewhere(message: peek.Part) -> bool:
+    """Media; or the audio of an earlier answer, which the provider keeps and an assistant message names."""
+    return message.audio is not None or peek.elsewhere(message, _INLINE)

@@ -8,7 +8,7 @@ from bursar.types import Api, Headers, Reading, View
 from bursar.wire import openai_base, peek
 from bursar.wire.meter import NoMeter, Tally, fault, read_whole
 
-_peek = peek.Peek("input", rb"(?!)")
+_peek = peek.Peek("input")
 _APART = openai_base.APART | {"input"}
 _NULL = msgspec.Raw(b"null")
 

@@ -14,10 +14,7 @@ from bursar.wire import openai_base, peek
 from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
 from bursar.wire.usage import UsageFacts
 
-_peek = peek.Peek(
-    "input",
-    rb'"(?:[tT]ype"\s*+:\s*+"(?!(?:message|(?:in|out)put_text|function_call(?:_output)?)")|id"\s*+:)',
-)
+_peek = peek.Peek("input")
 _APART = openai_base.APART | {"input", "instructions", "tools", "text"}
 _INLINE = frozenset(
     {
@@ -95,18 +92,6 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-class _Part(msgspec.Struct):
-    type: str | None = None
-
-
-class _Input(msgspec.Struct):
-    type: str | None = None
-    role: str | None = None
-    content: list[_Part] | str | None = None
-    output: list[_Part] | str | None = None
-
-
-_INPUT = msgspec.json.Decoder(_Input)
 _EVENT = msgspec.json.Decoder(_Event)
 _RESPONSE = msgspec.json.Decoder(_Response)
 _FRAME = msgspec.json.Decoder(_Frame)
@@ -252,12 +237,10 @@ def _opaque(seen: peek.Seen) -> bool:
         return True
     if "tools" in found and not peek.tool_types(found["tools"]) <= _CLIENT_TOOLS:
         return True
-    return seen.any_item(_INPUT, _elsewhere)
+    return seen.any_item(_elsewhere)
 
 
-def _elsewhere(item: _Input) -> bool:
+def _elsewhere(item: peek.Part) -> bool:
     """An item that gives neither type nor role names what the provider keeps."""
-    if item.type is None and item.role is None:
-        return True
-    parts = [part for inside in (item.content, item.output) if isinstance(inside, list) for part in inside]
-    return (item.type or "message") not in _INLINE or any(part.type not in _INLINE for part in parts)
+    kind = "message" if item.type is None and isinstance(item.role, str) else item.type
+    return not isinstance(kind, str) or kind not in _INLINE or peek.elsewhere(item, _INLINE)

@@ -21,6 +21,19 @@ LARGEST_COUNT = 1 << 53
 _NULL = msgspec.Raw(b"null")
 _EMPTY = msgspec.Raw(b"[]")
 
+
+class Part(msgspec.Struct):
+    """A message or input item, or a part of one, as far as it tells where its content is."""
+
+    type: Any = None
+    role: Any = None
+    content: "list[Part] | str | None" = None
+    output: "list[Part] | str | None" = None
+    audio: Any = None
+
+
+_PART = msgspec.json.Decoder(Part)
+_PARTS = msgspec.json.Decoder(list[Part])
 _OBJECT = msgspec.json.Decoder(Members)
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Members])
@@ -29,12 +42,17 @@ _COUNT: "msgspec.json.Decoder[int | float]" = msgspec.json.Decoder(int | float)
 _FLAG = msgspec.json.Decoder(bool)
 
 _PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
+_MARK = re.compile(rb'_[cC](?:ontrol|ache_breakpoint)"')
+"""The choice keeps the engine to looking for one rare character first."""
+_BRACKET, _BRACE = b"[{"
+_PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
 # Patterns that begin with one rare character and a choice: the engine then looks for that character with memchr.
 _MARK = re.compile(rb'_[cC](?:ontrol|ache_breakpoint)"')
 _ESCAPED_WORD = re.compile(rb"\\[ux]00[4-7]")
 _PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
 _MARK = re.compile(rb'_(?:control|cache_breakpoint)"')
-_MARKER = re.compile(rb"\s*,\s*" + _PAIR + rb"|" + _PAIR + rb"\s*,?\s*")
+_LATER_MARK = re.compile(rb",\s*+" + _PAIR)
+_FIRST_MARK = re.compile(_PAIR + rb"\s*+,?\s*+")
 
 
 def read(decoder: "msgspec.json.Decoder[T]", raw: Any) -> T | None:
@@ -83,26 +101,35 @@ class Seen(msgspec.Struct):
     members: Members
     items: list[bytes]
     """The bulk's items; that one value where it is no array; nothing where it is null or missing."""
-    listed: bool
-    """The bulk is an array."""
+    array: bytes | None
+    """The bulk as it stands, if it is an array."""
     marked: bool
     """Marks that steer the provider's cache stand somewhere."""
-    suspect: bool
-    """A word stands in the bulk that may mean input from elsewhere: reason to look closely."""
 
     def block(self, kind: BlockKind, raw: Any) -> Block:
         """The caller's bytes without the marks that only steer the provider's cache."""
-        return Block(kind, _MARKER.sub(b"", bytes(raw)) if self.marked else bytes(raw))
+        found = bytes(raw)
+        return Block(kind, _unmarked(found) if self.marked and _MARK.search(found) else found)
 
-    def messages(self) -> Iterator[Block]:
+    def messages(self) -> list[Block]:
         """The bulk, a block for each item."""
-        return (self.block("message", item) for item in self.items)
+        if self.marked:
+            return [self.block("message", item) for item in self.items]
+        return [Block("message", item) for item in self.items]
 
-    def any_item(self, decoder: "msgspec.json.Decoder[T]", test: Callable[[T], bool]) -> bool:
-        """True where an item of a suspect bulk passes the test, or is not of the shape that it should have."""
-        if not self.suspect or not self.listed:
-            return False
-        return any(found is None or test(found) for found in (read(decoder, item) for item in self.items))
+    def any_item(self, test: Callable[[Part], bool]) -> bool:
+        """True where an item passes the test, or where the items are not of the shape that they should have."""
+        found = read(_PARTS, self.array) if self.array is not None else []
+        return found is None or any(map(test, found))
+
+    def any_nested(self, test: Callable[[Part], bool]) -> bool:
+        """The same of the items that have an object or array inside: no others can hold parts."""
+        for item in self.items if self.array is not None else ():
+            if _BRACKET in item or item.find(_BRACE, 1) > 0:
+                found = read(_PART, item)
+                if found is None or test(found):
+                    return True
+        return False
 
 
 class Peek:
@@ -112,12 +139,10 @@ class Peek:
     where the proof fails (spaces between the items, the key twice), the body is read twice instead.
     """
 
-    __slots__ = ("_bulk", "_decoder", "_opening", "_suspect")
+    __slots__ = ("_bulk", "_decoder", "_opening")
 
-    def __init__(self, bulk: str, suspect: bytes) -> None:
-        """suspect: a pattern that no item wholly carried by the body matches; see Seen.suspect."""
+    def __init__(self, bulk: str) -> None:
         self._bulk = bulk
-        self._suspect = re.compile(suspect)
         self._opening = re.compile(b'"' + bulk.encode() + rb'"\s*+:\s*+\[')
         fields = [("bulk", list[msgspec.Raw], msgspec.field(name=bulk))]
         self._decoder: Any = msgspec.json.Decoder(msgspec.defstruct("Bulk", fields))
@@ -126,32 +151,44 @@ class Peek:
         """None: no object."""
         quick = read(self._decoder, body)
         if quick is not None and quick.bulk:
-            joined = b",".join(quick.bulk)
-            for match in self._opening.finditer(body):
-                start = match.end()
-                end = start + len(joined)
-                if body.startswith(joined, start) and body[end : end + 1] == b"]":
-                    rest = members(body[:start] + body[end:])
-                    if rest is not None and rest[self._bulk] == _EMPTY:
-                        return self._seen(body, rest, quick.bulk, joined)
+            for comma in (b",", b", "):
+                if (seen := self._cut(body, quick.bulk, comma)) is not None:
+                    return seen
         found = members(body)
         if found is None:
             return None
         whole = first(found, self._bulk)
         listed = read(_ARRAY, whole)
-        if whole is None or listed is None:
-            return self._seen(body, found, [] if whole is None else [whole], None)
-        return self._seen(body, found, listed, bytes(whole))
+        if whole is None:
+            return Seen(found, [], None, _MARK.search(body) is not None)
+        items = [bytes(item) for item in ([whole] if listed is None else listed)]
+        return Seen(found, items, None if listed is None else bytes(whole), _MARK.search(body) is not None)
 
-    def _seen(self, body: bytes, found: Members, items: list[msgspec.Raw], array: bytes | None) -> Seen:
-        suspect = array is not None and (self._suspect.search(array) or _ESCAPED_WORD.search(array))
-        return Seen(
-            members=found,
-            items=[bytes(item) for item in items],
-            listed=array is not None,
-            marked=_MARK.search(body) is not None,
-            suspect=bool(suspect),
-        )
+    def _cut(self, body: bytes, items: list[msgspec.Raw], comma: bytes) -> Seen | None:
+        joined = comma.join(items)
+        for match in self._opening.finditer(body):
+            start = match.end()
+            end = start + len(joined)
+            if body.startswith(joined, start) and body[end : end + 1] == b"]":
+                rest = members(body[:start] + body[end:])
+                if rest is not None and rest[self._bulk] == _EMPTY:
+                    slices = _slices(body, start, items, len(comma))
+                    return Seen(rest, slices, body[start - 1 : end + 1], _MARK.search(body) is not None)
+        return None
+
+
+def _slices(body: bytes, start: int, items: list[msgspec.Raw], gap: int) -> list[bytes]:
+    """The items as the body's own bytes, so many bytes apart."""
+    slices = []
+    for item in items:
+        end = start + len(item)
+        slices.append(body[start:end])
+        start = end + gap
+    return slices
+
+
+def _unmarked(raw: bytes) -> bytes:
+    return _FIRST_MARK.sub(b"", _LATER_MARK.sub(b"", raw))
 
 
 def params(found: Members, apart: frozenset[str]) -> Iterator[Block]:
@@ -181,6 +218,17 @@ def claims(found: Members) -> Iterator[tuple[str, str]]:
     for key, raw in metadata.items():
         if value := text(raw):
             yield f"metadata.{key}", value
+
+
+def elsewhere(part: Part, inline: frozenset[str]) -> bool:
+    """True where something inside is of a type not known to carry what it means, all the way down (tool results)."""
+    if type(part.content) is list and _any_elsewhere(part.content, inline):
+        return True
+    return type(part.output) is list and _any_elsewhere(part.output, inline)
+
+
+def _any_elsewhere(parts: list[Part], inline: frozenset[str]) -> bool:
+    return any(type(part.type) is not str or part.type not in inline or elsewhere(part, inline) for part in parts)
 
 
 def tool_types(raw: Any) -> set[str | None]:

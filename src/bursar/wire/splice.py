@@ -16,9 +16,12 @@ _SCALAR = re.compile(rb"[^,\]} \t\r\n]+")
 _MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
-def set_member(body: bytes, key: str, value: bytes) -> bytes:
-    """The object with that member's value replaced, or the member put first where there was none."""
-    found = members(body)
+def set_member(body: bytes, key: str, value: bytes, found: Members | None = None) -> bytes:
+    """The object with that member's value replaced, or the member put first where there was none.
+
+    found: the body's members, where the caller has them already.
+    """
+    found = members(body) if found is None else found
     if found is None:
         return body
     if key not in found:
@@ -31,12 +34,10 @@ def set_member(body: bytes, key: str, value: bytes) -> bytes:
 
 def set_model(body: bytes, model: str | None) -> bytes:
     """The body with its model replaced by splice, unless it says the same already."""
-    if model is None:
-        return body
-    found = members(body)
+    found = members(body) if model is not None else None
     if found is None or text(found.get("model")) == model:
         return body
-    return set_member(body, "model", msgspec.json.encode(model))
+    return set_member(body, "model", msgspec.json.encode(model), found)
 
 
 def _insert(body: bytes, member: bytes, *, empty: bool) -> bytes:

@@ -15,7 +15,7 @@ LONGEST_EVENT = 64 << 20
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _IN_JSON = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
-_BACKSLASH = 0x5C
+_LF, _CR, _BACKSLASH = b"\n\r\\"
 
 
 class Cutter(Protocol):
@@ -39,7 +39,9 @@ class Events:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes, each with the blank line that ends it."""
-        if not self.tail and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if not self.tail and chunk.endswith(b"\n\n") and _CR not in chunk:
+            if chunk.find(b"\n\n") == len(chunk) - 2:
+                return [chunk]
             return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]
         self.trim()
         tail = self.tail
@@ -68,11 +70,11 @@ class Events:
 
     def data(self, event: bytes) -> bytes | None:
         """An event's data, its lines joined; None where it has none (comments, blank lines, other fields)."""
-        if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
+        if event.startswith(b"data:") and event.find(_LF) == len(event) - 2 and _CR not in event:
             return event[5:]
         if event.startswith(BOM):
             event = event[3:]
-        lines = _LINE_END.split(event) if b"\r" in event else event.split(b"\n")
+        lines = _LINE_END.split(event) if _CR in event else event.split(b"\n")
         data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
         return b"\n".join(data) if data else None
 

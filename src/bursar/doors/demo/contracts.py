@@ -10,11 +10,30 @@ from random import Random
 import msgspec
 
 from bursar.doors.demo.legal import (
-    Classified, Dates, Deviations, Kind, Obligation, Obligations, Parties, Risk, Risks,
+    Classified,
+    Dates,
+    Deviations,
+    Kind,
+    Obligation,
+    Obligations,
+    Parties,
+    Risk,
+    Risks,
 )  # fmt: skip
 
 _FIRST = ("Alder", "Birch", "Calder", "Dunmore", "Elster", "Fenwick", "Garland", "Harrow", "Ilford", "Juniper")
-_SECOND = ("Analytics", "Foods", "Instruments", "Logistics", "Media", "Optics", "Pharma", "Systems", "Textiles", "Water")
+_SECOND = (
+    "Analytics",
+    "Foods",
+    "Instruments",
+    "Logistics",
+    "Media",
+    "Optics",
+    "Pharma",
+    "Systems",
+    "Textiles",
+    "Water",
+)
 _FORMS = ("Ltd", "GmbH", "plc", "S.A.", "B.V.")
 _KINDS: tuple[Kind, ...] = ("services", "licence", "supply", "lease", "confidentiality", "consultancy")
 _ITEMS = ("inspection", "delivery", "on-call duty", "training day", "licence seat", "storage", "report", "maintenance")
@@ -140,6 +159,6 @@ def _schedule(lot: Random) -> str:
     rows = [
         f"A.{n}  {lot.choice(_ITEMS)}, site {lot.randint(1, 40)}, unit {lot.choice('ABCDEF')}{lot.randint(10, 99)}: "
         f"{lot.randint(1, 48)} a year at EUR {lot.randint(40, 4000)}.{lot.randint(10, 99)} each"
-        for n in range(1, lot.randint(50, 110))
+        for n in range(1, lot.randint(90, 220))
     ]
     return "\n".join(rows)

@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (a question stands on a line)
 """What students ask the Python tutor: topics, the words in which they are asked, a right and a wrong answer to each.
 
 The topics of the first units are asked about most, as in any course.

@@ -95,9 +95,7 @@ def report_prompt(question: str) -> str:
     return f"Write the report that answers: {question}"
 
 
-def research(
-    guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., str]], question: str, **who: str
-) -> str:
+def research(guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., str]], question: str, **who: str) -> str:
     """One report: the text. `who` is user, session and user_tier; `web` holds the tools by name."""
     with guard.run(agent="researcher", **who) as run:
         messages: list[Any] = [{"role": "system", "content": SYSTEM}]

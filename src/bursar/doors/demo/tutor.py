@@ -49,8 +49,8 @@ function names, "raise" and "catch" for exceptions, "loop over" for iterating, "
 What a good answer looks like. Asked how to add up the prices in a list, you write: "Use sum, which adds up a list of
 numbers." Then a fence with three lines: prices = [2.50, 4.00, 1.25], total = sum(prices), print(total). Then: "The
 first line makes a list of three prices. The second adds them up. The third prints 7.75." Then the common mistake: a
-price that is text, as in "4.00", makes sum raise a TypeError, because Python does not add text to numbers; float("4.00")
-turns it into a number. Then the question: "What would sum([]) print, and why?" """
+price that is text, as in "4.00", makes sum raise a TypeError, because Python does not add text to numbers; with float
+it becomes a number. Then the question: "What would sum([]) print, and why?" """
 
 
 def lesson(guard: "Guard", client: "OpenAI", questions: list[str], **who: str) -> Iterator[str]:

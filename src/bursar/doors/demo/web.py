@@ -9,7 +9,7 @@ import msgspec
 
 SUBJECTS = (
     "heat pumps", "container shipping", "cultured meat", "office vacancies", "electric vans", "rooftop solar",
-    "contract logistics", "vertical farming", "freight rail", "green hydrogen", "private dental care", "battery recycling",
+    "contract logistics", "vertical farming", "freight rail", "green hydrogen", "dental care", "battery recycling",
 )  # fmt: skip
 PLACES = ("Germany", "Spain", "Poland", "the Nordics", "Japan", "Canada", "Brazil", "Korea", "Italy")
 PARTS = ("demand and prices", "costs and margins", "rules and subsidies", "suppliers and rivals")
@@ -79,12 +79,12 @@ def search(query: str) -> str:
 
 
 def read_page(url: str) -> str:
-    """A page as plain text: about 1,800 tokens, as long as a newspaper's longer articles."""
+    """A page as plain text: about 2,000 tokens, as long as a newspaper's longer articles."""
     slug = url.rpartition("/")[2]
     if not slug:
         return f"404: there is no page at {url}"
     title, lot = slug.replace("-", " "), Random(f"page {url}")
-    paragraphs = [" ".join(_prose(lot, title, 5)) for _ in range(lot.randint(10, 14))]
+    paragraphs = [" ".join(_prose(lot, title, 5)) for _ in range(lot.randint(11, 15))]
     return f"{title.capitalize()}\n\n" + "\n\n".join(paragraphs)
 
 

@@ -4,8 +4,8 @@ The answers follow a tier's odds (the sandbox's business); whether one was right
 """
 
 import json
-import re
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 from typing import TypeAlias
 
@@ -24,6 +24,9 @@ QUESTIONS_A_SESSION = 5
 LEAN = 0.12
 """Share of a student's questions that lean on the answer before."""
 
+_EXTRACTED = {"classify": "classified", "obligations": "obligations", "risks": "risks", "compare": "deviations"}
+_RECORDED = ("parties", "dates")
+"""The legal steps that answer by structured output, with their field of the analysis, and by a tool."""
 _TIERS = ("free", "pro", "enterprise")
 _SURE = {"small": 1.0, "mid": 1.0, "frontier": 1.0}
 
@@ -43,8 +46,10 @@ def sessions(count: int) -> Iterator[tuple[Who, list[str]]]:
         lot = Random(f"session {number}")
         student = lot.randrange(max(2, count * 2 // 3))
         asked: list[str] = []
-        for topic in lot.choices(topics, weights, k=QUESTIONS_A_SESSION):
-            lean = asked and lot.random() < LEAN
+        topic = ""
+        for drawn in lot.choices(topics, weights, k=QUESTIONS_A_SESSION):
+            lean = topic and lot.random() < LEAN
+            topic = topic if lean else drawn
             asked.append(AND_THEN.format(topic=topic) if lean else lot.choice(TOPICS[topic].asked))
         tier = "pro" if student % 4 == 0 else "free"
         yield {"user": f"student-{student:03d}", "session": f"lesson-{number:04d}", "user_tier": tier}, asked
@@ -60,8 +65,9 @@ def right_report(asked: Question, report: str) -> bool:
 
 def right_findings(case: Contract, analysis: legal.Analysis) -> int:
     """How many of the seven steps of an analysis are right."""
-    fields = ("classified", "parties", "dates", "obligations", "risks", "deviations")
-    return sum(getattr(case, field) == getattr(analysis, field) for field in fields) + (case.fee in analysis.summary)
+    fields = (*_EXTRACTED.values(), *_RECORDED)
+    found = [bool(getattr(case, field) == getattr(analysis, field)) for field in fields]
+    return sum(found) + (case.fee in analysis.summary)
 
 
 def right_lesson(asked: str, answer: str) -> bool | None:
@@ -79,19 +85,20 @@ def tasks(count: int) -> tuple[Task, ...]:
     made = [task for number in range(count) for task in _report(question(number))]
     made += [task for number in range(count) for task in _analysis(contract(number), house)]
     made += [task for topic in TOPICS.values() for task in _lessons(topic.asked, topic.right, topic.wrong)]
-    return (*made, *_common())
+    again = "The same notes, with their sources behind every claim [1] [2]."
+    made.append(Task(kind="draft", match=research.AGAIN, right=again, output_tokens=280, odds=_SURE))
+    return tuple(made)
 
 
 def _report(asked: Question) -> Iterator[Task]:
-    plan = {"parts": list(asked.parts), "hard": asked.hard}
-    vague = {"parts": [*asked.parts, asked.parts[0].replace("demand", "history of demand")], "hard": asked.hard}
+    vague = [*asked.parts, asked.parts[0].replace("demand", "history of demand")]
     yield Task(
         kind="draft",
         match=research.plan_prompt(asked.text),
-        right=json.dumps(plan),
-        wrong=json.dumps(vague),
+        right=json.dumps({"parts": asked.parts, "hard": asked.hard}),
+        wrong=json.dumps({"parts": vague, "hard": asked.hard}),
     )
-    for part in vague["parts"]:
+    for part in vague:
         pages = web.addresses(part)
         steps = (Step("search", {"query": part}), *(Step("read_page", {"url": url}) for url in pages[:2]))
         yield Task(
@@ -101,6 +108,14 @@ def _report(asked: Question) -> Iterator[Task]:
             wrong=f"Notes on {part}, from what is generally known.",
             output_tokens=260,
             tool_plan=steps,
+        )
+        yield Task(
+            kind="tools",
+            match=partial(_begins, research.check_prompt(part, "")),
+            right="CONFIRMED",
+            wrong="WRONG: one figure is a year older than stated.",
+            output_tokens=60,
+            tool_plan=steps[1:2],
         )
     yield Task(
         kind="reason",
@@ -115,32 +130,17 @@ def _report(asked: Question) -> Iterator[Task]:
         match=research.report_prompt(asked.text),
         right=asked.finding,
         wrong=asked.mistake,
-        output_tokens=2600,
+        output_tokens=3000,
     )
 
 
-def _common() -> Iterator[Task]:
-    """What is asked in the same words, or nearly, whatever the question."""
-    yield Task(
-        kind="draft",
-        match=research.AGAIN,
-        right="The same notes, with their sources behind every claim [1] [2].",
-        output_tokens=280,
-        odds=_SURE,
-    )
-    for part in web.PARTS:
-        yield Task(
-            kind="tools",
-            match=re.compile(rf"^{re.escape(research.check_prompt(part, '').split(':')[0])}: {part}"),
-            right="CONFIRMED",
-            wrong="WRONG: one figure is a year older than stated.",
-            output_tokens=60,
-        )
+def _begins(start: str, prompt: str) -> bool:
+    return prompt.startswith(start)
 
 
 def _analysis(case: Contract, house: str) -> Iterator[Task]:
     other = contract(case.number + 1)
-    for step, shape in (("classify", "classified"), ("obligations", "obligations"), ("risks", "risks"), ("compare", "deviations")):  # fmt: skip
+    for step, shape in _EXTRACTED.items():
         right, wrong = getattr(case, shape), _spoilt(getattr(case, shape), getattr(other, shape))
         text = legal.prompt(step, case.text, house if step == "compare" else "")
         yield Task(
@@ -149,8 +149,8 @@ def _analysis(case: Contract, house: str) -> Iterator[Task]:
             right=right.model_dump_json(),
             wrong=wrong.model_dump_json(),
         )
-    for step, found in (("parties", case.parties), ("dates", case.dates)):
-        call = Step(f"record_{step}", found.model_dump())
+    for step in _RECORDED:
+        call = Step(f"record_{step}", getattr(case, step).model_dump())
         yield Task(kind="extract", match=legal.prompt(step, case.text), right="", tool_plan=(call,), wrong_call="value")
     yield Task(
         kind="summarise",

@@ -16,7 +16,7 @@ from bursar.doors.gateway.access import Denied, Doorkeeper
 from bursar.doors.gateway.replies import Reply
 from bursar.doors.gateway.upstream import Upstream, carries_credential
 from bursar.drivers.aio import AsyncDriver, AsyncRelay
-from bursar.drivers.life import HOP_BY_HOP, Answer, Shipment, TransportFailure
+from bursar.drivers.life import Answer, Shipment, TransportFailure
 from bursar.stores.base import Key, StoreFailure
 from bursar.types import Call, Family, Headers
 from bursar.wire import dialect as dialects

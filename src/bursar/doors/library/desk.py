@@ -31,6 +31,7 @@ from bursar.wire.dialect import Dialect
 _FREE = re.compile(r"(?:/count_tokens|/input_tokens|:countTokens|/files|/uploads(?:/.*)?|/cancel|/moderations)/?\Z")
 _FAMILY_NAMES: Mapping[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 _MOST_URLS = 4096
+_TURNS = 16
 
 
 class Desk:
@@ -121,8 +122,8 @@ class Desk:
 
     async def aflush(self, seconds: float) -> None:
         """The same without blocking the running loop."""
+        await _turns()
         driver = self.async_driver()
-        await asyncio.sleep(0)
         if driver.tasks:
             await asyncio.wait(list(driver.tasks), timeout=seconds)
         await asyncio.to_thread(self.flush, seconds)
@@ -141,6 +142,7 @@ class Desk:
 
     async def aclose(self, seconds: float = 5.0) -> None:
         """The same without blocking the running loop."""
+        await _turns()
         await self.async_driver().aclose(seconds)
         await asyncio.to_thread(self.close, seconds)
 
@@ -165,6 +167,12 @@ class Desk:
         multiprocessing = sys.modules.get("multiprocessing.util")
         if multiprocessing is not None:  # its children end without atexit
             multiprocessing.register_after_fork(self, functools.partial(_close_with_process, multiprocessing))
+
+
+async def _turns() -> None:
+    """Let the loop close the generators that were dropped: it does so in tasks of its own, a few turns later."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 async def _ended(driver: AsyncDriver) -> None:

@@ -6,12 +6,15 @@ failure as the very exception that the client's own transport raised. A refusal 
 are answers in the caller's dialect that SDKs do not retry, never exceptions.
 """
 
+import asyncio
 import functools
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from bursar.doors.library.desk import Desk
 from bursar.drivers.life import Answer, Shipment, TransportFailure
+from bursar.rules import hangup
 from bursar.stores.base import StoreFailure
 from bursar.types import Abandoned, Call, Completed, Failed, Headers, Refused, Verdict
 from bursar.wire.dialect import OTHER, Dialect
@@ -195,8 +198,11 @@ class Sending:
         kit = self.door.kit
         if answer.relay is not None:
             self.last.keep = None
-            streamed = kit.streamed if isinstance(self.last, Exchange) else kit.streamed_async
-            return self._respond(answer.status, answer.headers, streamed(answer.relay))
+            if isinstance(self.last, Exchange):
+                return self._respond(answer.status, answer.headers, kit.streamed(answer.relay))
+            if answer.entry is not None and hangup.drains(self.call, answer.entry, self.door.desk.policy):
+                self.last.outlive_cancellation()
+            return self._respond(answer.status, answer.headers, kit.streamed_async(answer.relay))
         if answer.verdict is None:
             raise RuntimeError("a driver answered with neither verdict nor relay")
         outcome = answer.verdict.outcome
@@ -286,7 +292,28 @@ class Exchange(_Exchange):
 class AsyncExchange(_Exchange):
     """For the asyncio driver."""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def __init__(self, door: Any, answer: Any) -> None:
+        super().__init__(door, answer)
+        self._pump: Pump | None = None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self
+
+    def outlive_cancellation(self) -> None:
+        """Read in a task of its own, so that a caller who is cancelled leaves a connection that can be drained."""
+        self._pump = Pump(self._pieces())
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._pump is not None:
+            return await self._pump.next()
+        if self._reader is None:
+            self._reader = self._pieces()
+        return await anext(self._reader)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self.answer.stream:
                 if self.keep is not None:
@@ -295,12 +322,71 @@ class AsyncExchange(_Exchange):
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
 
+    _reader: AsyncIterator[bytes] | None = None
+
     async def close(self) -> None:
         if self._first_close():
             try:
+                if self._pump is not None:
+                    await self._pump.stop()
                 await self.answer.aclose()
             finally:
                 await self.door.leave()
+
+
+class Pump:
+    """Reads ahead of whoever asks, a little, in a task of its own."""
+
+    _AHEAD = 16
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self._got: deque[bytes] = deque()
+        self._end: BaseException | None = None
+        self._asked: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def next(self) -> bytes:
+        """The next chunk; at the end StopAsyncIteration, or what the source raised."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+        while not self._got:
+            if self._end is not None:
+                raise self._end
+            self._asked = asyncio.get_running_loop().create_future()
+            await self._asked
+        chunk = self._got.popleft()
+        _wake(self._room)
+        return chunk
+
+    async def _run(self) -> None:
+        try:
+            async for chunk in self._source:
+                self._got.append(chunk)
+                _wake(self._asked)
+                if len(self._got) >= self._AHEAD:
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+            self._end = StopAsyncIteration()
+        except TransportFailure as failure:
+            self._end = failure
+        except BaseException as trouble:
+            self._end = TransportFailure(f"the reading was stopped: {trouble!r}", trouble)
+            raise
+        finally:
+            _wake(self._asked)
+
+    async def stop(self) -> None:
+        """Read no more."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+
+def _wake(sleeper: "asyncio.Future[None] | None") -> None:
+    if sleeper is not None and not sleeper.done():
+        sleeper.set_result(None)
 
 
 class _Streamed:

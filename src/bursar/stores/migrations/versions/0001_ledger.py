@@ -66,12 +66,12 @@ COUNTERS = (
 
 
 def _rollups() -> None:
-    """bucket_start: minutes since the epoch, every quarter of an hour. key: the label, "" where none was given."""
+    """bucket_start: minutes since the epoch, every quarter of an hour. keys: the labels, "" where none was given."""
     op.create_table(
         "rollups",
-        _number("bucket_start"), _text("dim"), _text("key"), _text("tenant"),
+        _number("bucket_start"), _text("dim"), _text("first_key"), _text("second_key"), _text("tenant"),
         *[sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in COUNTERS],
-        sa.PrimaryKeyConstraint("dim", "bucket_start", "key", "tenant"),
+        sa.PrimaryKeyConstraint("dim", "bucket_start", "first_key", "second_key", "tenant"),
         sqlite_with_rowid=False,
     )  # fmt: skip
     op.create_table(

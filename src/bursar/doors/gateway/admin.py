@@ -1,0 +1,241 @@
+"""The admin API under /bursar/v1, Prometheus' /metrics and the front page: what the ledger knows, as JSON.
+
+Reads only, but for keys' own command line. A wrong parameter is 400 with its name; every answer asks the admin key
+where keys exist, but `health` and `ready`.
+"""
+
+import html
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from bursar.doors.gateway.access import Denied, Doorkeeper
+from bursar.doors.period import instant
+from bursar.insights import rows
+from bursar.policy import Policy
+from bursar.stores.base import Filters, Store, StoreFailure
+
+PAGES = frozenset(("/", "/metrics"))
+_BY = ("agent", "step", "user", "session", "model", "tier", "provider", "api", "purpose", "day", "hour", "total")
+_FILTERS = ("run_id", "session_id", "user_id", "agent_id", "step", "model", "tier", "provider", "status", "tenant")
+_MOST = 1000
+
+
+class BadQuery(ValueError):
+    """A query parameter that cannot be meant: its name and what was expected."""
+
+
+def create(store: Store, policy: Policy, doorkeeper: Doorkeeper) -> Starlette:
+    """The admin application of one gateway."""
+    desk = _Desk(store, policy)
+    routes = [
+        Route("/bursar/v1/health", _open(lambda: {"status": "ok"})),
+        Route("/bursar/v1/ready", _open(desk.ready)),
+        Route("/bursar/v1/openapi.json", _guarded(doorkeeper, desk.openapi)),
+        Route("/bursar/v1/spend", _guarded(doorkeeper, desk.spend)),
+        Route("/bursar/v1/calls", _guarded(doorkeeper, desk.calls)),
+        Route("/bursar/v1/calls/{request_id:path}", _guarded(doorkeeper, desk.call)),
+        Route("/bursar/v1/runs", _guarded(doorkeeper, desk.runs)),
+        Route("/bursar/v1/runs/{run_id:path}", _guarded(doorkeeper, desk.run)),
+        Route("/bursar/v1/keys", _guarded(doorkeeper, desk.keys)),
+        Route("/metrics", _guarded(doorkeeper, desk.metrics)),
+        Route("/", _guarded(doorkeeper, desk.front)),
+    ]
+    return Starlette(routes=routes, exception_handlers={404: _missing, 405: _missing})
+
+
+def _problem(status: int, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "status": status}}, status)
+
+
+async def _missing(request: Request, fault: Exception) -> Response:
+    status = getattr(fault, "status_code", 404)
+    return _problem(status, f"{request.method} {request.url.path:.200} is not part of the admin API: see openapi.json")
+
+
+def _open(answer: Callable[[], dict[str, str]]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        del request
+        told = await run_in_threadpool(answer)
+        return JSONResponse(told, 200 if told["status"] == "ok" else 503)
+
+    return endpoint
+
+
+def _guarded(doorkeeper: Doorkeeper, answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        headers = tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in request.scope["headers"])
+        try:
+            doorkeeper.admit(headers, "admin")
+            told = await run_in_threadpool(answer, request)
+        except Denied as denied:
+            return _problem(denied.status, str(denied))
+        except BadQuery as bad:
+            return _problem(400, str(bad))
+        except StoreFailure as failure:
+            return _problem(503, f"the ledger cannot be read: {failure}")
+        return told if isinstance(told, Response) else JSONResponse(told)
+
+    return endpoint
+
+
+class _Desk:
+    """Answers from the store; every method runs in a thread."""
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self._store, self._policy = store, policy
+
+    def ready(self) -> dict[str, str]:
+        try:
+            self._store.calls(limit=1)
+        except StoreFailure as failure:
+            return {"status": "unready", "why": str(failure)}
+        return {"status": "ok"}
+
+    def spend(self, request: Request) -> dict[str, Any]:
+        query = request.query_params
+        by = query.get("by", "total")
+        if by not in _BY and not by.startswith("tag:"):
+            raise BadQuery(f"by: expected one of {', '.join(_BY)} or tag:K, got {by!r:.80}")
+        filters = _filters(query)
+        lines = self._store.spend(by, filters.since, filters.until, filters, _zone(query))
+        return {"by": by, "items": [rows.line(by, item) for item in lines], "next_cursor": None}
+
+    def calls(self, request: Request) -> dict[str, Any]:
+        query = request.query_params
+        page = self._store.calls(_filters(query), _limit(query), query.get("cursor"))
+        return {"items": [rows.call(entry) for entry in page.items], "next_cursor": page.next_cursor}
+
+    def call(self, request: Request) -> Any:
+        request_id = request.path_params["request_id"]
+        entries = self._store.call(request_id)
+        if not entries:
+            return _problem(404, f"no call {request_id!r:.220} is in the ledger")
+        return {"request_id": request_id, "attempts": [rows.call(entry) for entry in entries]}
+
+    def runs(self, request: Request) -> dict[str, Any]:
+        query = request.query_params
+        page = self._store.runs(_filters(query), _limit(query), query.get("cursor"))
+        return {"items": [rows.run(item) for item in page.items], "next_cursor": page.next_cursor}
+
+    def run(self, request: Request) -> Any:
+        run_id = request.path_params["run_id"]
+        tenant = request.query_params.get("tenant", "default")
+        entries = self._store.run(run_id, tenant)
+        if not entries:
+            return _problem(404, f"no run {run_id!r:.220} of tenant {tenant!r:.80} is in the ledger")
+        total = self._store.run_total(run_id, tenant)
+        return {
+            "run_id": run_id,
+            "total": None if total is None else rows.run(total),
+            "calls": [rows.call(entry) for entry in entries],
+        }
+
+    def keys(self, request: Request) -> dict[str, Any]:
+        del request
+        return {"items": [rows.key(item) for item in self._store.list_keys()], "next_cursor": None}
+
+    def metrics(self, request: Request) -> Response:
+        """Totals since the ledger began, by served model: they outlive restarts and hold over all workers."""
+        del request
+        told = [
+            ("bursar_calls_total", "Requests.", "calls"),
+            ("bursar_attempts_total", "Physical attempts at a provider.", "attempts"),
+            ("bursar_input_tokens_total", "Input tokens, cached ones included.", "input_tokens"),
+            ("bursar_output_tokens_total", "Output tokens, reasoning included.", "output_tokens"),
+            ("bursar_cost_nano_usd_total", "Known cost in nano-dollars.", "cost_nanos"),
+            ("bursar_unpriced_total", "Rows whose cost is unknown.", "unpriced"),
+            ("bursar_failed_total", "Attempts that failed.", "failed"),
+            ("bursar_cache_hits_total", "Answers from Bursar's own caches.", "hits"),
+        ]
+        lines = self._store.spend("model")
+        text: list[str] = []
+        for name, helped, field in told:
+            text += [f"# HELP {name} {helped}", f"# TYPE {name} counter"]
+            text += [f'{name}{{model="{_label(item.key)}"}} {getattr(item.counts, field)}' for item in lines]
+        return PlainTextResponse("\n".join(text) + "\n", media_type="text/plain; version=0.0.4")
+
+    def front(self, request: Request) -> Response:
+        del request
+        total = next(iter(self._store.spend("total")), None)
+        told = rows.counters(total.counts) if total else {}
+        cells = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in told.items())
+        return HTMLResponse(_FRONT.replace("{cells}", cells or "<tr><td>No call has been booked yet."))
+
+    def openapi(self, request: Request) -> dict[str, Any]:
+        del request
+        return _openapi()
+
+
+_FRONT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Bursar</title>
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<style>body{font:15px/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th{text-align:left;font-weight:500;padding:.2rem 2rem .2rem 0}
+td{text-align:right}</style>
+<h1>Bursar</h1><p>The ledger so far. <code>bursar report</code> says more; the API is described by
+<a href="/bursar/v1/openapi.json">openapi.json</a>.</p><table>{cells}</table></html>"""
+
+
+def _label(key: str | None) -> str:
+    text = "" if key is None else key
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _filters(query: Mapping[str, str]) -> Filters:
+    now = datetime.now(UTC)
+    period = {name: instant(query[name], now, BadQuery) for name in ("since", "until") if query.get(name)}
+    return Filters(**{name: query[name] for name in _FILTERS if name in query}, **period)  # type: ignore[arg-type]
+
+
+def _zone(query: Mapping[str, str]) -> str:
+    zone = query.get("zone", "UTC")
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadQuery(f"zone: expected an IANA time zone such as Europe/Berlin, got {zone!r:.80}") from None
+    return zone
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    told = query.get("limit", "100")
+    if not (told.isdigit() and 1 <= int(told[:6]) <= _MOST):
+        raise BadQuery(f"limit: expected 1 to {_MOST}, got {told!r:.80}")
+    return int(told)
+
+
+def _openapi() -> dict[str, Any]:
+    """The admin API, described."""
+
+    def parameter(name: str, where: str = "query") -> dict[str, Any]:
+        return {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+
+    def get(summary: str, *names: str, path: str | None = None) -> dict[str, Any]:
+        listed = [parameter(path, "path")] if path else []
+        listed += [parameter(name) for name in names]
+        answers = {"200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}}
+        return {"get": {"summary": summary, "parameters": listed, "responses": answers}}
+
+    paging = ("since", "until", "limit", "cursor")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Bursar admin API", "version": "1"},
+        "paths": {
+            "/bursar/v1/health": get("The process answers"),
+            "/bursar/v1/ready": get("The ledger answers"),
+            "/bursar/v1/spend": get("Sums by one label, or by day or hour", "by", "since", "until", "zone", *_FILTERS),
+            "/bursar/v1/calls": get("Ledger rows, newest first", *paging, *_FILTERS),
+            "/bursar/v1/calls/{request_id}": get("Every attempt of one request", path="request_id"),
+            "/bursar/v1/runs": get("Runs, newest first", *paging, "agent_id", "user_id", "session_id", "tenant"),
+            "/bursar/v1/runs/{run_id}": get("One run's rows, in order", "tenant", path="run_id"),
+            "/bursar/v1/keys": get("Bursar keys, without their secrets"),
+            "/metrics": get("Prometheus"),
+        },
+    }

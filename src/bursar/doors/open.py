@@ -1,0 +1,135 @@
+"""The composition root: settings -> policy, store and secrets, for every door. The one place that joins the rooms."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bursar.config import ConfigError, Fault, Settings
+from bursar.money import parse_usd
+from bursar.policy import Candidate, Drain, Override, Policy, Provider, Retry
+from bursar.rules.cards import compile_book
+from bursar.rules.listing import catalog_of
+from bursar.stores.base import Store
+from bursar.stores.memory import MemoryStore
+from bursar.stores.sqlite import SqliteStore
+
+DEFAULT_PROVIDERS = (
+    Provider("openai", "openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+    Provider("anthropic", "anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
+    Provider("gemini", "gemini", "https://generativelanguage.googleapis.com", "GEMINI_API_KEY", catalog="google"),
+)
+
+
+class Books(msgspec.Struct, frozen=True):
+    """What a configuration comes to, opened."""
+
+    settings: Settings
+    policy: Policy
+    store: Store
+    credentials: Mapping[str, str]
+    """The providers' own keys that the environment holds, by provider name."""
+    root: bytes
+
+    def secret(self, purpose: str) -> bytes:
+        """A key for one purpose, derived from the root secret."""
+        return derive(self.root, purpose)
+
+
+def open_books(settings: Settings, environ: Mapping[str, str] = os.environ) -> Books:
+    """Open the store, compile the policy, derive the secrets. Raises ConfigError or StoreFailure."""
+    root = _root_secret(settings, environ)
+    policy = make_policy(settings, derive(root, "digests"))
+    names = {p.name: p.api_key_env for p in policy.providers.values()}
+    credentials = {name: environ[env] for name, env in names.items() if env is not None and environ.get(env)}
+    return Books(settings, policy, open_store(settings.store.url), credentials, root)
+
+
+def open_store(url: str) -> Store:
+    """The store at a URL: sqlite:///relative or sqlite:////absolute, or memory://."""
+    if url.startswith("memory:"):
+        return MemoryStore()
+    return SqliteStore(sqlite_path(url))
+
+
+def sqlite_path(url: str) -> Path:
+    """sqlite:///bursar.db -> bursar.db; sqlite:////var/bursar.db -> /var/bursar.db."""
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
+    """The frozen policy of a configuration. Pure but for importing the price data when the first card is asked."""
+    providers = {name: _provider(name, section) for name, section in settings.providers.items()}
+    providers = providers or {p.name: p for p in DEFAULT_PROVIDERS}
+    catalogs = {p.name: found for p in providers.values() if (found := p.catalog or catalog_of(p.base_url))}
+    overrides = {
+        name: Override(**{k: v for k, v in section.model_dump().items() if v is not None})
+        for name, section in settings.prices.items()
+    }
+    retry, drain = settings.retry, settings.drain
+    return Policy(
+        prices=compile_book(overrides, catalogs),
+        providers=providers,
+        tiers={name: tuple(map(_candidate, listed)) for name, listed in settings.tiers.items()},
+        retry=Retry(retry.attempts, retry.base, retry.cap, retry.longest_wait),
+        drain=Drain(drain.streams, drain.time // 1000, parse_usd(drain.max_usd)),
+        unknown_price=settings.unknown_price,
+        on_disconnect=settings.on_disconnect,
+        capture=settings.capture,
+        digest_key=digest_key,
+    )
+
+
+def _provider(name: str, section: object) -> Provider:
+    told = section.model_dump()  # type: ignore[attr-defined]
+    return Provider(name=name, **told)
+
+
+def _candidate(text: str) -> Candidate:
+    provider, _, model = text.partition("/")
+    return Candidate(provider, model)
+
+
+def derive(root: bytes, purpose: str) -> bytes:
+    """HMAC-SHA256(root, "bursar:" + purpose): one root secret, a key of its own for each purpose."""
+    return hmac.new(root, f"bursar:{purpose}".encode(), hashlib.sha256).digest()
+
+
+def _root_secret(settings: Settings, environ: Mapping[str, str]) -> bytes:
+    named = settings.secrets.root_env
+    if named is not None:
+        told = environ.get(named)
+        if not told:
+            message = f"the environment variable {named} is not set: give it a long random value"
+            raise ConfigError([Fault("bursar.toml", None, "secrets.root_env", message)])
+        return told.encode()
+    if settings.store.url.startswith("memory:"):
+        return secrets.token_bytes(32)
+    path = sqlite_path(settings.store.url)
+    return _secret_file(path.with_name(path.name + ".secret"))
+
+
+def _secret_file(path: Path) -> bytes:
+    """The 0600 file's secret; made where it is missing, by one process of however many start at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fresh = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        if not path.exists():
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(fresh, path)
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return path.read_bytes().strip()
+    except OSError as fault:
+        message = f"the secret file {path} cannot be used: {fault.strerror}; or set [secrets] root_env"
+        raise ConfigError([Fault("bursar.toml", None, "secrets", message)]) from None
