@@ -1,28 +1,154 @@
 """The demo: three agents on the sandbox, through the library door, and what it says of them."""
 
-import importlib.util
+import contextlib
+import io
 import json
-from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bursar.doors import demo
 from bursar.doors.demo import contracts, lessons, web, workload
-from bursar.sandbox import Task
+from bursar.sandbox import Bill
+from bursar.sandbox.tokens import count
 
 RUNS = 2
 
 
-@pytest.fixture(scope="module")
-def played(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """What `bursar demo --json --runs 2` prints."""
-    yield _play(request.getfixturevalue("capfd_of_module"))
+def play(runs: int, *, as_json: bool) -> tuple[int, str]:
+    """The exit code of `bursar demo` and what it printed on stdout."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = demo.main(runs, as_json=as_json)
+    return code, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
-def capfd_of_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+def result() -> dict[str, Any]:
+    """What `bursar demo --json --runs 2` prints; it ended in 0."""
+    code, printed = play(RUNS, as_json=True)
+    assert code == 0
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def test_the_ledger_is_the_bill(result: dict[str, Any]) -> None:
+    """The ledger, the provider's bill, the agents' sum and the report's total are one amount, exactly."""
+    agents = sum(Decimal(agent["cost_usd"]) for agent in result["agents"].values())
+    report = result["report"]
+    by_agent = sum(Decimal(line["cost_usd"]) for line in report["by_agent"])
+    by_step = sum(Decimal(line["cost_usd"]) for line in report["by_step"])
+    amounts = {Decimal(result["bill_usd"]), Decimal(result["ledger_usd"]), agents, by_agent, by_step}
+    assert amounts == {Decimal(report["total"]["cost_usd"])}
+    assert result["exact"] is True
+    assert report["total"]["unpriced"] == report["total"]["estimated"] == 0
+
+
+def test_the_estimate_is_far_off(result: dict[str, Any]) -> None:
+    """The report's own call says about $80 for 1,000 reports; the runs come to several times that."""
+    estimate, measured = Decimal(result["estimate_per_1000_usd"]), Decimal(result["measured_per_1000_usd"])
+    assert 70 < estimate < 90
+    assert 3 < measured / estimate < 8
+    researcher = result["agents"]["researcher"]
+    assert measured == Decimal(researcher["cost_usd"]) * 1000 / researcher["runs"]
+
+
+def test_every_agent_is_counted(result: dict[str, Any]) -> None:
+    """Runs, calls and quality of each agent: so many reports, contracts and sessions of five questions."""
+    agents = result["agents"]
+    assert {name: agent["runs"] for name, agent in agents.items()} == {
+        "researcher": RUNS,
+        "legal": RUNS,
+        "tutor": RUNS * workload.QUESTIONS_A_SESSION,
+    }
+    assert sum(agent["calls"] for agent in agents.values()) == result["report"]["total"]["attempts"]
+    assert agents["legal"]["calls"] >= 7 * RUNS
+    for agent in agents.values():
+        assert agent["quality"] == agent["right"] / agent["graded"] > 0.5
+    steps = {line["step"] for line in result["report"]["by_step"]}
+    assert {"plan", "gather", "check", "report", "classify", "summary", "answer"} <= steps
+
+
+def test_the_same_runs_cost_the_same(result: dict[str, Any]) -> None:
+    """A second demo has the same calls, tokens, dollars and answers; only its duration is its own."""
+    _, printed = play(RUNS, as_json=True)
+    again = json.loads(printed)
+    assert {**again, "seconds": None} == {**result, "seconds": None}
+
+
+def test_it_is_told_to_people(result: dict[str, Any]) -> None:
+    """The text holds both figures, the map of one run with its sub-agent, the proof and what to do next."""
+    code, text = play(1, as_json=False)
+    assert code == 0
+    assert "1,000 research reports: estimated from the main call $" in text
+    assert "└ fact-checker" in text
+    proof = next(line for line in text.splitlines() if line.startswith("Proof: "))
+    left, right = proof.removeprefix("Proof: ledger ").split(" = provider's own bill ")
+    assert left == right
+    assert "docs/library.md" in text and "docs/gateway.md" in text
+
+
+def test_a_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bill that differs by one nano-dollar ends in exit code 1 and says by how much."""
+    honest = Bill.total_nanos
+    monkeypatch.setattr(Bill, "total_nanos", lambda bill: honest(bill) + 1)
+    code, text = play(1, as_json=False)
+    assert code == 1
+    assert "They differ by $0.000000001" in text
+
+
+def test_missing_sdks_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an SDK the demo says what to install and ends in 2; so does a number of runs that is none."""
+    assert demo.main(0) == 2
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "anthropic" else object())
+    assert demo.main(1) == 2
+    told = capsys.readouterr().err
+    assert "--runs 0: give at least 1" in told
+    assert "need anthropic: pip install 'bursar[demo]'" in told
+
+
+def test_the_workload_is_as_large_as_it_says() -> None:
+    """A page has about 2,000 tokens, a contract 3,500 to 9,000, and both are the same every time."""
+    pages = [web.read_page(url) for number in range(20) for url in web.addresses(web.question(number).parts[0])[:2]]
+    assert 1_500 < sum(map(count, pages)) / len(pages) < 2_500
+    sizes = [count(contracts.contract(number).text) for number in range(20)]
+    assert 3_500 < min(sizes) <= max(sizes) < 9_000
+    assert contracts.contract(3) == contracts.contract(3)
+    assert web.question(3) == web.question(3)
+
+
+def test_a_contract_holds_what_is_asked_of_it() -> None:
+    """Names, dates and fee stand in the contract; every deviation is one from the house standard."""
+    house = contracts.standard().split("\n\n")
+    for number in range(20):
+        case = contracts.contract(number)
+        facts = (case.parties.supplier, case.parties.customer, case.dates.effective, case.dates.expires, case.fee)
+        assert all(fact in case.text for fact in facts)
+        clauses = {clause.split(".")[0]: clause for clause in case.text.split("\n\n")}
+        usual = {clause.split(".")[0]: clause for clause in house}
+        assert case.deviations.clauses
+        assert all(clauses[at] != usual[at] for at in case.deviations.clauses)
+
+
+def test_many_students_ask_the_same_in_other_words() -> None:
+    """Most questions repeat a topic in other words; one that leans on the answer before names its topic."""
+    asked = [question for _, questions in workload.sessions(100) for question in questions]
+    assert len(asked) == 100 * workload.QUESTIONS_A_SESSION
+    assert len(set(asked)) > 3 * len(lessons.TOPICS)
+    assert all(len(set(topic.asked)) == 5 for topic in lessons.TOPICS.values())
+    for _, questions in workload.sessions(100):
+        topic = ""
+        for question in questions:
+            if question.startswith("And "):
+                assert topic in question
+            else:
+                topic = next(name for name, one in lessons.TOPICS.items() if question in one.asked)
+
+
+def test_a_right_lesson_is_told_from_a_wrong_one() -> None:
+    """No wrong answer passes for a right one, and a question that leans on another is not graded."""
+    for topic in lessons.TOPICS.values():
+        assert workload.right_lesson(topic.asked[0], f"Use {topic.right}.") is True
+        assert workload.right_lesson(topic.asked[0], f"Use {topic.wrong}.") is False
+    assert workload.right_lesson(lessons.AND_THEN.format(topic="sets"), "anything") is None

@@ -147,7 +147,7 @@ def responses_stream(*, complete: bool = True) -> list[bytes]:
                 logprobs=[],
                 output_index=0,
                 sequence_number=1,
-            )  # fmt: skip
+            )
             for text in SAID
         ),
         ResponseOutputItemDoneEvent.model_validate(

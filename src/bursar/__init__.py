@@ -1,1 +1,42 @@
-"""Cost control of production AI agents."""
+"""Cost control of production AI agents: every LLM call seen, priced and booked.
+
+    guard = bursar.open()
+    client = guard.wrap(OpenAI())
+
+The names below come when they are first asked for, so that `import bursar` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bursar.config import ConfigError
+    from bursar.doors.library.context import Run, Step
+    from bursar.doors.library.guard import Guard
+    from bursar.doors.library.opening import open
+    from bursar.stores.base import StoreFailure
+
+__all__ = ["ConfigError", "Guard", "Run", "Step", "StoreFailure", "open"]
+
+_HOMES = {
+    "ConfigError": "bursar.config",
+    "Guard": "bursar.doors.library.guard",
+    "Run": "bursar.doors.library.context",
+    "Step": "bursar.doors.library.context",
+    "StoreFailure": "bursar.stores.base",
+    "open": "bursar.doors.library.opening",
+    "testing": "bursar",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bursar' has no attribute {name!r}")
+    found = import_module(f"bursar.{name}") if home == "bursar" else getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

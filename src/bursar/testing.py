@@ -334,7 +334,8 @@ def _messages_stream(told: Answer, wants_usage: bool) -> Iterator[str]:
     yield event("message_start", message=started)
     for at, block in enumerate(whole["content"]):
         if block["type"] == "text":
-            empty, delta = {**block, "text": ""}, {"type": "text_delta", "text": block["text"]}
+            empty: Json = {**block, "text": ""}
+            delta: Json = {"type": "text_delta", "text": block["text"]}
         else:
             empty = {**block, "input": {}}
             delta = {"type": "input_json_delta", "partial_json": _arguments(block["input"])}
@@ -350,7 +351,7 @@ def _messages_stream(told: Answer, wants_usage: bool) -> Iterator[str]:
 
 
 def _gemini(told: Answer, body: Json) -> Json:
-    calls = [{"functionCall": {"name": name, "args": arguments}} for name, arguments in told.tools]
+    calls: list[Json] = [{"functionCall": {"name": name, "args": arguments}} for name, arguments in told.tools]
     parts = calls or [{"text": told.text}]
     return {
         "candidates": [{"content": {"parts": parts, "role": "model"}, "finishReason": "STOP", "index": 0}],

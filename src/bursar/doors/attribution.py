@@ -27,6 +27,8 @@ _OURS = {
     "x-bursar-step": "step",
     "x-bursar-user-tier": "user_tier",
 }
+_KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache")
+"""Any other of ours is refused, not passed over: a limit that is ignored, or an id misspelt, would be a lie."""
 _PEERS: dict[str, tuple[str, ...]] = {
     "user": ("helicone-user-id", "x-litellm-customer-id", "x-litellm-end-user-id", "portkey:_user", "baggage:user.id"),
     "session": (
@@ -87,6 +89,8 @@ def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | No
     forwarded: list[tuple[str, str]] = []
     for name, value in headers:
         if name.startswith("x-bursar-"):
+            if name not in _KNOWN:
+                raise BadHeader(f"{name:.80} is not a header that this version acts on: it knows {', '.join(_KNOWN)}")
             if ours.setdefault(name, value) != value:
                 raise BadHeader(f"{name} is given twice, with different values: send it once")
         elif is_attribution(name):
@@ -152,20 +156,19 @@ def _unpack(peers: dict[str, str]) -> None:
         key, equals, value = member.partition("=")
         if equals:
             peers[f"baggage:{key.strip()}"] = unquote(value.partition(";")[0].strip())
-    vendor = next((v for k, v in peers.items() if k.startswith("x-") and k.endswith("-session-id")), None)
-    if vendor is not None:
-        peers["*-session-id"] = vendor
+    vendors = (v for k, v in peers.items() if k.startswith("x-") and k.endswith("-session-id") and k != "x-session-id")
+    peers["*-session-id"] = next(filter(ID.fullmatch, vendors), "")
     path = peers.get("helicone-session-path")
     if path is not None:
         peers["helicone-session-path"] = path.rstrip("/").rpartition("/")[2]
     trace = _TRACEPARENT.fullmatch(peers.get("traceparent", ""))
-    peers["traceparent"] = trace.group(1) if trace else ""
+    peers["traceparent"] = trace.group(1) if trace and trace.group(1).strip("0") else ""
 
 
 def _json_object(text: str) -> list[tuple[str, str]]:
     try:
         decoded = msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return []
     return [(key, value) for key, value in decoded.items() if isinstance(value, str)]
 

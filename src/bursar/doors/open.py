@@ -18,11 +18,8 @@ from bursar.stores.base import Store
 from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
 
-DEFAULT_PROVIDERS = (
-    Provider("openai", "openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
-    Provider("anthropic", "anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY"),
-    Provider("gemini", "gemini", "https://generativelanguage.googleapis.com", "GEMINI_API_KEY", catalog="google"),
-)
+_SHORTEST = 32
+"""Characters of a root secret."""
 
 
 class Books(msgspec.Struct, frozen=True):
@@ -64,7 +61,6 @@ def sqlite_path(url: str) -> Path:
 def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
     """The frozen policy of a configuration. Pure but for importing the price data when the first card is asked."""
     providers = {name: _provider(name, section) for name, section in settings.providers.items()}
-    providers = providers or {p.name: p for p in DEFAULT_PROVIDERS}
     catalogs = {p.name: found for p in providers.values() if (found := p.catalog or catalog_of(p.base_url))}
     overrides = {
         name: Override(**{k: v for k, v in section.model_dump().items() if v is not None})
@@ -76,7 +72,7 @@ def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
         providers=providers,
         tiers={name: tuple(map(_candidate, listed)) for name, listed in settings.tiers.items()},
         retry=Retry(retry.attempts, retry.base, retry.cap, retry.longest_wait),
-        drain=Drain(drain.streams, drain.time // 1000, parse_usd(drain.max_usd)),
+        drain=Drain(drain.streams, -(-drain.time // 1000), parse_usd(drain.max_usd)),
         unknown_price=settings.unknown_price,
         on_disconnect=settings.on_disconnect,
         capture=settings.capture,
@@ -101,16 +97,20 @@ def derive(root: bytes, purpose: str) -> bytes:
 
 def _root_secret(settings: Settings, environ: Mapping[str, str]) -> bytes:
     named = settings.secrets.root_env
-    if named is not None:
-        told = environ.get(named)
-        if not told:
-            message = f"the environment variable {named} is not set: give it a long random value"
-            raise ConfigError([Fault("bursar.toml", None, "secrets.root_env", message)])
+    if told := environ.get(named, ""):
+        if len(told) < _SHORTEST:
+            raise _unusable(
+                f"the variable {named} holds {len(told)} characters: give it {_SHORTEST} random ones or more"
+            )
         return told.encode()
     if settings.store.url.startswith("memory:"):
         return secrets.token_bytes(32)
     path = sqlite_path(settings.store.url)
     return _secret_file(path.with_name(path.name + ".secret"))
+
+
+def _unusable(message: str) -> ConfigError:
+    return ConfigError([Fault("secrets", None, "secrets.root_env", message)])
 
 
 def _secret_file(path: Path) -> bytes:
@@ -129,7 +129,11 @@ def _secret_file(path: Path) -> bytes:
                 pass
             finally:
                 fresh.unlink()
-        return path.read_bytes().strip()
+        root, mode = path.read_bytes().strip(), path.stat().st_mode
     except OSError as fault:
-        message = f"the secret file {path} cannot be used: {fault.strerror}; or set [secrets] root_env"
-        raise ConfigError([Fault("bursar.toml", None, "secrets", message)]) from None
+        raise _unusable(f"the secret file {path} cannot be used ({fault.strerror}): or name a variable here") from None
+    if mode & 0o077:
+        raise _unusable(f"others may read the secret file {path} (mode {mode & 0o777:o}): chmod 600 {path}")
+    if len(root) < _SHORTEST:
+        raise _unusable(f"the secret file {path} holds {len(root)} bytes, not the 64 that were written: restore it")
+    return root

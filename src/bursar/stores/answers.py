@@ -77,7 +77,7 @@ def metrics(sums: Sums, since: Instant | None, until: Instant | None, tenant: st
     by_agent: defaultdict[str, list[Standing]] = defaultdict(list)
     for standing in standings:
         by_agent[standing[0]].append(standing)
-    costs = [run_costs(agent or None, found) for agent, found in by_agent.items()]
+    costs = [cost for agent, found in by_agent.items() if (cost := run_costs(agent or None, found)).runs]
     return Metrics(
         total=total,
         runs=run_costs(None, standings),

@@ -239,7 +239,7 @@ class MemoryStore:
         with self._books.lock:
             taken = self._books.keys.values()
             if key.key_id in self._books.keys or any(key.hash == other.hash for other in taken):
-                raise StoreFailure(f"key {key.key_id} is in the ledger already: give each key its own id and secret")
+                raise StoreFailure(f"this cannot be written to the ledger: key {key.key_id} or its secret is taken")
             self._books.keys[key.key_id] = key
 
     def list_keys(self) -> list[Key]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from bursar.stores import sql
 from bursar.stores.base import StoreFailure
+from bursar.stores.checkpoint import Checkpointer
 from bursar.stores.draft import Draft, Errand, Job, Reserving, Settling, Surprise, run_of
 from bursar.stores.forest import Run, RunKey
 from bursar.stores.owners import Owner, Owners, Spooled, Turn
@@ -41,6 +42,7 @@ class Scribe:
     def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock) -> None:
         self.path, self._connect, self._gate = path, connect, gate
         self.owners = Owners(path)
+        self._checkpointer = Checkpointer(path, connect)
         self.ignored = 0
         self.spooled: list[Spooled] = []
         """Settlements that wait for the database, in the journal too but for the unjournalled."""
@@ -68,6 +70,8 @@ class Scribe:
             answers = [(job.receipt, None, self._refusal(job, fault)) for job in jobs]
         except _DOWN as fault:
             answers = self._failed(jobs, fault)
+        else:
+            self._checkpointer.committed(len(jobs))
         resolve(self._gate, answers)
 
     def bury(self, jobs: list[Job], fault: BaseException) -> None:
@@ -83,6 +87,7 @@ class Scribe:
         """Let go of everything. What is open stays open for the next sweep; what is journalled stays journalled."""
         if self.spooled:
             self.commit([])
+        self._checkpointer.close()
         if self._connection is not None:
             self._connection.close()
         if self._owner is not None:

@@ -1,6 +1,6 @@
 """The statements, shaped by two measured facts about Python's sqlite3. Each step gives the interpreter lock away and
 has to win it back, so many rows go into one statement. And binding a None, a bool or bytes costs ten times what a str,
-an int or a bytearray does (it looks for an adapter), so those go over dressed as one of these: rows.NULL, int, bytearray.
+an int or a bytearray does (it looks for an adapter), so rows come dressed: rows.NULL, int and bytearray instead.
 """
 
 import itertools
@@ -58,7 +58,7 @@ class Table:
         return self._texts[rows]
 
     def write(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[int, sqlite3.Cursor]]:
-        """Run the statement for all rows, each dressed, in pieces of a few fixed sizes; each piece's length and cursor."""
+        """Run the statement for all rows, in pieces of a few fixed sizes; each piece's length and cursor."""
         start = 0
         while start < len(rows):
             left = len(rows) - start

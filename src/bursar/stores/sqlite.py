@@ -39,8 +39,7 @@ def connect(path: Path) -> sqlite3.Connection:
         path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute("PRAGMA synchronous = NORMAL")
-    # Hot pages are written back once for thirty megabytes of log instead of once for four.
-    connection.execute("PRAGMA wal_autocheckpoint = 8000")
+    connection.execute("PRAGMA wal_autocheckpoint = 16000")  # see checkpoint.py: the backstop
     connection.execute("PRAGMA journal_size_limit = 67108864")
     return connection
 
@@ -118,7 +117,7 @@ class SqliteStore:
         return receipt.result()
 
     def flush(self) -> None:
-        if not self._room.group.idle():
+        if self._room.scribe.spooled or not self._room.group.idle():
             self._errand(None)
 
     def close(self) -> None:

@@ -242,8 +242,9 @@ class HidingMeter:
         """What was held back, the stream having ended inside an event; if that was whole after all, it stays hidden."""
         rest, released, committed = bytes(self._events.tail), self._released, self._committed
         self._released, self._committed, self._tally.hidden = 0, False, False
+        event = self._events.data(rest) is not None
         finish(self._tally, self._events)
-        hide = self._tally.hidden and not committed
+        hide = event and self._tally.hidden and not committed
         return (_without_fields(rest) if hide else rest)[released:]
 
     def reading(self) -> Reading:

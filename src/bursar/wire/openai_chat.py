@@ -23,8 +23,8 @@ _INLINE = frozenset({"text", "refusal"})
 
 _NO_USAGE = len(b"null")
 
-_VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\Adata: ?+[^ {]')
-"""An event that begins so has choices, or is [DONE]."""
+_VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\A(?:data: ?+[^ {]|[^a-z])')
+"""An event that begins so has choices, or is [DONE], or is no event but plain JSON."""
 
 
 class _Function(msgspec.Struct):

@@ -108,9 +108,11 @@ def prompt(step: str, contract: str, standard: str = "") -> str:
     return f"<contract>\n{contract}\n</contract>\n\n{house}{ASKS[step]}"
 
 
-def analyse(guard: "Guard", client: "Anthropic", contract: str, standard: str, **who: str) -> Analysis:
-    """One contract in seven steps. `who` is user, session and user_tier."""
-    with guard.run(agent="legal", **who) as run:
+def analyse(
+    guard: "Guard", client: "Anthropic", contract: str, standard: str, *, user: str, session: str, user_tier: str
+) -> Analysis:
+    """One contract in seven steps."""
+    with guard.run(agent="legal", user=user, session=session, user_tier=user_tier) as run:
         with run.step("classify"):
             classified = extract(client, prompt("classify", contract), Classified)
         with run.step("parties"):

@@ -4,54 +4,43 @@ Each agent has a thread of its own and makes its runs one after another, so that
 depends on nothing but the seed: the same number of runs costs the same dollars. An error in an agent ends the demo.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from secrets import token_bytes
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import bursar
 from bursar.doors.demo import legal, research, tutor, web, workload
 from bursar.doors.demo.contracts import contract, standard
-from bursar.policy import Unpriced
+from bursar.doors.library.guard import Guard
+from bursar.money import divide_half_even
+from bursar.policy import Candidate, Policy, PriceBook, Provider, Unpriced
 from bursar.rules.cards import compile_book
 from bursar.sandbox import SandboxServer, Settings
-from bursar.stores.base import Run
+from bursar.stores.base import Filters, Run, Store
 from bursar.types import Terms
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
     from openai import OpenAI
 
-    from bursar import Guard
 
 SEED = 0
+KEY = "sandbox"
+"""Any key does."""
 FAULTS = "429:0.02,503:0.01"
 """What a real provider does now and then; the SDKs retry it."""
 MAIN_STEP = "report"
 """The call of the research assistant that its author reckoned with."""
 
-CONFIG = """\
-[store]
-url = "sqlite:///{folder}/bursar.db"
-
-[providers.openai]
-api = "openai"
-base_url = "{url}/v1"
-api_key_env = "OPENAI_API_KEY"
-
-[providers.anthropic]
-api = "anthropic"
-base_url = "{url}"
-api_key_env = "ANTHROPIC_API_KEY"
-
-[tiers]
-small = ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"]
-mid = ["openai/gpt-4o", "anthropic/claude-sonnet-5-5"]
-frontier = ["anthropic/claude-opus-4-8", "openai/gpt-5.4"]
-"""
-"""The demo's bursar.toml: a ledger of its own, the sandbox in place of the providers, three tiers."""
+TIERS: Mapping[str, tuple[str, ...]] = {
+    "small": ("openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"),
+    "mid": ("openai/gpt-4o", "anthropic/claude-sonnet-5-5"),
+    "frontier": ("anthropic/claude-opus-4-8", "openai/gpt-5.4"),
+}
+AGENTS = ("researcher", "legal", "tutor")
 
 Heard: TypeAlias = Callable[[str, int], None]
 """Hears of every finished run (for the tutor: session): the agent, and how many it has done."""
@@ -72,13 +61,20 @@ class Grade(NamedTuple):
 class Played(NamedTuple):
     """What came of the demo; amounts in nano-dollars."""
 
-    config: Path
+    seconds: float
     runs: Mapping[str, list[Run]]
     """The root runs of each agent, newest first; what is nested in them is within their totals."""
     grades: Mapping[str, Grade]
     estimate_per_1000: int
     bill: int
+    """By the provider's own account."""
     ledger: int
+    """By Bursar's."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the ledger agrees with the provider's bill, to the nano-dollar."""
+        return self.ledger == self.bill
 
     def cost(self, agent: str) -> int:
         return sum(run.tree_cost_nanos for run in self.runs[agent])
@@ -86,7 +82,7 @@ class Played(NamedTuple):
     @property
     def measured_per_1000(self) -> int:
         """What a thousand reports cost, by the ledger."""
-        return self.cost("researcher") * 1000 // len(self.runs["researcher"])
+        return divide_half_even(self.cost("researcher") * 1000, len(self.runs["researcher"]))
 
 
 def sandbox(runs: int) -> SandboxServer:
@@ -95,32 +91,43 @@ def sandbox(runs: int) -> SandboxServer:
     return SandboxServer(Settings(seed=SEED, tasks=tasks, faults=FAULTS, retry_after_s=0.02, chunk_tokens=8))
 
 
-def configure(folder: Path, url: str) -> Path:
-    """Writes the demo's bursar.toml."""
-    path = folder / "bursar.toml"
-    path.write_text(CONFIG.format(folder=folder.as_posix(), url=url), encoding="utf-8")
-    return path
+def policy(url: str) -> Policy:
+    """The demo's policy: the sandbox in place of the providers, three tiers, nothing from the environment."""
+    return Policy(
+        prices=compile_book({}, {}),
+        providers={
+            "openai": Provider("openai", "openai", f"{url}/v1"),
+            "anthropic": Provider("anthropic", "anthropic", url),
+        },
+        tiers={name: tuple(Candidate(*model.split("/")) for model in models) for name, models in TIERS.items()},
+        digest_key=token_bytes(32),
+    )
 
 
-def play(config: Path, server: SandboxServer, runs: int, heard: Heard) -> Played:
-    """So many reports, contracts and tutoring sessions; then the books."""
-    with bursar.open(config) as guard, _clients(guard, server.url) as (openai, anthropic):
-        agents = {
-            "researcher": partial(_researcher, guard, openai),
-            "legal": partial(_legal, guard, anthropic),
-            "tutor": partial(_tutor, guard, openai),
-        }
+def play(store: Store, server: SandboxServer, runs: int, heard: Heard) -> Played:
+    """So many reports, contracts and tutoring sessions; then the sums. The store stays open."""
+    rules = policy(server.url)
+    guard = Guard(rules, store)
+    began = time.monotonic()
+    with _clients(guard, server.url) as (openai, anthropic):
+        agents = (
+            partial(_researcher, guard, openai),
+            partial(_legal, guard, anthropic),
+            partial(_tutor, guard, openai),
+        )
         with ThreadPoolExecutor(len(agents)) as pool:
-            playing = {name: pool.submit(agent, runs, heard) for name, agent in agents.items()}
+            playing = {name: pool.submit(agent, runs, heard) for name, agent in zip(AGENTS, agents, strict=True)}
         grades = {name: done.result() for name, done in playing.items()}
-        guard.flush()
-        found = {name: _roots(guard, name) for name in agents}
-        (total,) = guard.ledger.spend("total")
-        return Played(config, found, grades, estimate(guard), server.bill.total_nanos(), total.counts.cost_nanos)
+    guard.flush()
+    seconds = time.monotonic() - began
+    found = {name: _roots(store, name) for name in AGENTS}
+    (total,) = store.spend("total")
+    reckoned = estimate(store, rules.prices)
+    return Played(seconds, found, grades, reckoned, server.bill.total_nanos(), total.counts.cost_nanos)
 
 
 @contextmanager
-def _clients(guard: "Guard", url: str) -> Iterator[tuple["OpenAI", "Anthropic"]]:
+def _clients(guard: Guard, url: str) -> Iterator[tuple["OpenAI", "Anthropic"]]:
     """The SDKs' clients, guarded. They go straight to the sandbox, past any proxy of the environment."""
     from anthropic import Anthropic
     from openai import OpenAI
@@ -128,13 +135,13 @@ def _clients(guard: "Guard", url: str) -> Iterator[tuple["OpenAI", "Anthropic"]]
     straight = guard.http_client(trust_env=False)
     other = guard.http_client(trust_env=False, provider="anthropic")
     with (
-        OpenAI(base_url=f"{url}/v1", api_key="sandbox", http_client=straight) as openai,
-        Anthropic(base_url=url, api_key="sandbox", http_client=other) as anthropic,
+        OpenAI(base_url=f"{url}/v1", api_key=KEY, http_client=straight) as openai,
+        Anthropic(base_url=url, api_key=KEY, http_client=other) as anthropic,
     ):
         yield openai, anthropic
 
 
-def _researcher(guard: "Guard", client: "OpenAI", runs: int, heard: Heard) -> Grade:
+def _researcher(guard: Guard, client: "OpenAI", runs: int, heard: Heard) -> Grade:
     tools = {"search": web.search, "read_page": web.read_page}
     right = 0
     for number in range(runs):
@@ -145,7 +152,7 @@ def _researcher(guard: "Guard", client: "OpenAI", runs: int, heard: Heard) -> Gr
     return Grade(right, runs)
 
 
-def _legal(guard: "Guard", client: "Anthropic", runs: int, heard: Heard) -> Grade:
+def _legal(guard: Guard, client: "Anthropic", runs: int, heard: Heard) -> Grade:
     house, right = standard(), 0
     for number in range(runs):
         case = contract(number)
@@ -155,7 +162,7 @@ def _legal(guard: "Guard", client: "Anthropic", runs: int, heard: Heard) -> Grad
     return Grade(right, runs * len(legal.ASKS))
 
 
-def _tutor(guard: "Guard", client: "OpenAI", runs: int, heard: Heard) -> Grade:
+def _tutor(guard: Guard, client: "OpenAI", runs: int, heard: Heard) -> Grade:
     graded: list[bool] = []
     for number, (who, asked) in enumerate(workload.sessions(runs), 1):
         answers = tutor.lesson(guard, client, asked, **who)
@@ -165,23 +172,23 @@ def _tutor(guard: "Guard", client: "OpenAI", runs: int, heard: Heard) -> Grade:
     return Grade(sum(graded), len(graded))
 
 
-def _roots(guard: "Guard", agent: str) -> list[Run]:
+def _roots(store: Store, agent: str) -> list[Run]:
     """An agent's runs that stand in no other, newest first."""
     found: list[Run] = []
     cursor = None
     while True:
-        page = guard.ledger.runs(agent_id=agent, limit=500, cursor=cursor)
+        page = store.runs(Filters(agent_id=agent), 500, cursor)
         found += [run for run in page.items if run.is_root]
         if (cursor := page.next_cursor) is None:
             return found
 
 
-def estimate(guard: "Guard") -> int:
+def estimate(store: Store, prices: PriceBook) -> int:
     """Nano-dollars of a thousand reports as their author reckoned: the report's own call, at list price, no more."""
-    calls = guard.ledger.calls(agent_id="researcher", step=MAIN_STEP, status="completed", limit=1000).items
-    card = compile_book({}, {}).card("openai", research.MODEL, Terms(), calls[0].started_at)
+    calls = store.calls(Filters(agent_id="researcher", step=MAIN_STEP, status="completed"), 1000).items
+    card = prices.card("openai", research.MODEL, Terms(), calls[0].started_at)
     if isinstance(card, Unpriced):
         raise LookupError(f"{research.MODEL} has no list price: {card.why}")
     tokens = [(call.input_tokens or 0, call.output_tokens or 0) for call in calls]
     nanos = sum(read * card.rates["input"] + written * card.rates["output"] for read, written in tokens)
-    return nanos * 1000 // (len(calls) * 1_000_000)
+    return divide_half_even(nanos * 1000, len(calls) * 1_000_000)

@@ -7,7 +7,7 @@ and hard questions are thought over by a reasoning model. Errors of the SDK reac
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
     from bursar import Guard
+
+Tools: TypeAlias = Mapping[str, Callable[..., str]]
 
 MODEL = "gpt-4o"
 THINKER = "gpt-5.4"
@@ -95,9 +97,11 @@ def report_prompt(question: str) -> str:
     return f"Write the report that answers: {question}"
 
 
-def research(guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., str]], question: str, **who: str) -> str:
-    """One report: the text. `who` is user, session and user_tier; `web` holds the tools by name."""
-    with guard.run(agent="researcher", **who) as run:
+def research(
+    guard: "Guard", client: "OpenAI", web: Tools, question: str, *, user: str, session: str, user_tier: str
+) -> str:
+    """One report: the text. `web` holds the tools by name."""
+    with guard.run(agent="researcher", user=user, session=session, user_tier=user_tier) as run:
         messages: list[Any] = [{"role": "system", "content": SYSTEM}]
 
         with run.step("plan"):
@@ -110,7 +114,8 @@ def research(guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., s
         for part in plan.parts:
             with run.step("gather"):
                 notes[part] = converse(client, web, messages, part_prompt(part))
-                if "[" not in notes[part]:
+            if "[" not in notes[part]:
+                with run.step("ask again"):
                     notes[part] = converse(client, web, messages, AGAIN)
 
         with run.step("verify"):
@@ -130,7 +135,7 @@ def research(guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., s
             return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
 
-def converse(client: "OpenAI", web: Mapping[str, Callable[..., str]], messages: list[Any], prompt: str) -> str:
+def converse(client: "OpenAI", web: Tools, messages: list[Any], prompt: str) -> str:
     """Say something and let the model use its tools until it answers; all of it stays in the conversation."""
     messages.append({"role": "user", "content": prompt})
     while True:
@@ -142,7 +147,7 @@ def converse(client: "OpenAI", web: Mapping[str, Callable[..., str]], messages: 
             messages.append({"role": "tool", "tool_call_id": call.id, "content": use(web, call)})
 
 
-def use(web: Mapping[str, Callable[..., str]], call: Any) -> str:
+def use(web: Tools, call: Any) -> str:
     """What a tool says to a call; a call that it cannot take is told so, for the model to see."""
     try:
         return web[call.function.name](**json.loads(call.function.arguments))
@@ -150,7 +155,7 @@ def use(web: Mapping[str, Callable[..., str]], call: Any) -> str:
         return f"error: {error}"
 
 
-def check(guard: "Guard", client: "OpenAI", web: Mapping[str, Callable[..., str]], part: str, notes: str) -> str:
+def check(guard: "Guard", client: "OpenAI", web: Tools, part: str, notes: str) -> str:
     """A sub-agent with a conversation of its own: a run within the run."""
-    with guard.run(agent="fact-checker"):
+    with guard.run(agent="fact-checker") as run, run.step("check"):
         return converse(client, web, [{"role": "system", "content": CHECKER}], check_prompt(part, notes))

@@ -53,11 +53,13 @@ price that is text, as in "4.00", makes sum raise a TypeError, because Python do
 it becomes a number. Then the question: "What would sum([]) print, and why?" """
 
 
-def lesson(guard: "Guard", client: "OpenAI", questions: list[str], **who: str) -> Iterator[str]:
-    """One student's session: every question is a run. Yields the answers. `who` is user, session and user_tier."""
+def lesson(
+    guard: "Guard", client: "OpenAI", questions: list[str], *, user: str, session: str, user_tier: str
+) -> Iterator[str]:
+    """One student's session: every question is a run. Yields the answers."""
     talk: list[Any] = []
     for question in questions:
-        with guard.run(agent="tutor", **who) as run, run.step("answer"):
+        with guard.run(agent="tutor", user=user, session=session, user_tier=user_tier) as run, run.step("answer"):
             # A question that leans on the last answer is sent with it; any other stands alone.
             talk = [*talk[-2:], say("user", question)] if question.startswith("And ") else [say("user", question)]
             answer = ""

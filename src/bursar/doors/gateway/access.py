@@ -8,6 +8,7 @@ remembered for a few seconds, so that a revoked key stops within them.
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Callable
 from typing import Protocol
@@ -16,6 +17,7 @@ from bursar.stores.base import Key
 from bursar.types import Headers
 
 REMEMBERED_SECONDS = 5.0
+_PORT = re.compile(r":\d*\Z")
 CLAIMS = frozenset(("user", "session", "run", "agent", "step", "user_tier"))
 
 
@@ -100,8 +102,8 @@ def credential(headers: Headers) -> str | None:
 
 def is_loopback(host: str) -> bool:
     """True for a Host header, or an address to bind, that means this machine alone."""
-    name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
-    name = name.strip("[]").lower()
+    bare = host if host.count(":") > 1 and not host.startswith("[") else _PORT.sub("", host)
+    name = bare.removeprefix("[").removesuffix("]").lower()
     if name == "localhost":
         return True
     try:

@@ -7,7 +7,7 @@ where keys exist, but `health` and `ready`.
 import html
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from starlette.applications import Starlette
@@ -26,6 +26,9 @@ PAGES = frozenset(("/", "/metrics"))
 _BY = ("agent", "step", "user", "session", "model", "tier", "provider", "api", "purpose", "day", "hour", "total")
 _FILTERS = ("run_id", "session_id", "user_id", "agent_id", "step", "model", "tier", "provider", "status", "tenant")
 _MOST = 1000
+
+
+T = TypeVar("T")
 
 
 class BadQuery(ValueError):
@@ -105,12 +108,12 @@ class _Desk:
         if by not in _BY and not by.startswith("tag:"):
             raise BadQuery(f"by: expected one of {', '.join(_BY)} or tag:K, got {by!r:.80}")
         filters = _filters(query)
-        lines = self._store.spend(by, filters.since, filters.until, filters, _zone(query))
+        lines = _told(lambda: self._store.spend(by, filters.since, filters.until, filters, _zone(query)))
         return {"by": by, "items": [rows.line(by, item) for item in lines], "next_cursor": None}
 
     def calls(self, request: Request) -> dict[str, Any]:
         query = request.query_params
-        page = self._store.calls(_filters(query), _limit(query), query.get("cursor"))
+        page = _told(lambda: self._store.calls(_filters(query), _limit(query), query.get("cursor")))
         return {"items": [rows.call(entry) for entry in page.items], "next_cursor": page.next_cursor}
 
     def call(self, request: Request) -> Any:
@@ -122,7 +125,7 @@ class _Desk:
 
     def runs(self, request: Request) -> dict[str, Any]:
         query = request.query_params
-        page = self._store.runs(_filters(query), _limit(query), query.get("cursor"))
+        page = _told(lambda: self._store.runs(_filters(query), _limit(query), query.get("cursor")))
         return {"items": [rows.run(item) for item in page.items], "next_cursor": page.next_cursor}
 
     def run(self, request: Request) -> Any:
@@ -189,6 +192,14 @@ def _label(key: str | None) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
+def _told(ask: Callable[[], T]) -> T:
+    """The store's answer; what it cannot be asked (a foreign cursor, a label that its rows lack) is a bad query."""
+    try:
+        return ask()
+    except (ValueError, OverflowError) as fault:
+        raise BadQuery(str(fault)) from None
+
+
 def _filters(query: Mapping[str, str]) -> Filters:
     now = datetime.now(UTC)
     period = {name: instant(query[name], now, BadQuery) for name in ("since", "until") if query.get(name)}
@@ -206,7 +217,7 @@ def _zone(query: Mapping[str, str]) -> str:
 
 def _limit(query: Mapping[str, str]) -> int:
     told = query.get("limit", "100")
-    if not (told.isdigit() and 1 <= int(told[:6]) <= _MOST):
+    if not (told.isdecimal() and len(told) < 6 and 1 <= int(told) <= _MOST):
         raise BadQuery(f"limit: expected 1 to {_MOST}, got {told!r:.80}")
     return int(told)
 

@@ -29,7 +29,7 @@ class Gateway:
         self.store = store
         keyed = any(key.revoked_at is None for key in store.list_keys())
         self.world = StoreWorld(store)
-        self.upstream = Upstream(policy.providers, credentials, replace=keyed)
+        self.upstream = Upstream(policy.providers, credentials, replace=keyed, silence_seconds=settings.silence_seconds)
         self.driver = AsyncDriver(self.world, policy)
         doorkeeper = Doorkeeper(store, hash_key, time.monotonic, keyed=keyed)
         self.proxy = Proxy(self.driver, self.upstream, doorkeeper, settings)

@@ -1,12 +1,15 @@
 """The gateway's hot path, raw ASGI: bytes -> Call -> driver -> bytes. A fault of the caller is an error in his dialect.
 
 Nothing a caller sends makes a traceback: unreadable bodies go on as they are, oversized ones get 413, bad headers 400.
+What a path means is read from it decoded; what is sent on is the path as it came, so that no decoded byte reaches a
+request line. A path with dot segments is refused: it could mean one thing here and another at the provider.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
 
@@ -16,7 +19,8 @@ from bursar.doors.gateway.access import Denied, Doorkeeper
 from bursar.doors.gateway.replies import Reply
 from bursar.doors.gateway.upstream import Upstream, carries_credential
 from bursar.drivers.aio import AsyncDriver, AsyncRelay
-from bursar.drivers.life import Answer, Shipment, TransportFailure
+from bursar.drivers.life import HOP_BY_HOP, Answer, Shipment, TransportFailure
+from bursar.policy import Provider
 from bursar.stores.base import Key, StoreFailure
 from bursar.types import Call, Family, Headers
 from bursar.wire import dialect as dialects
@@ -25,6 +29,14 @@ from bursar.wire.dialect import Dialect
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+_TRICK = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\;?#]|\Z)|[\x00-\x1f\x7f]")
+_TWO_SEGMENTS = re.compile(r"/models/([^/:?]+)/([^/:?]+(?=:))")
+_MODELS = re.compile(r"(?:/v1(?:beta)?)?/models(?:/[^/]+)?/?")
+_COUNTS = re.compile(r"(?:/v1(?:beta)?)?/(?:messages/count_tokens|responses/input_tokens|models/[^/:]+:countTokens)/?")
+_MOST_HEADERS = 256
+_LARGEST_HEAD = 128 << 10
 
 
 class TooLarge(Exception):
@@ -38,6 +50,20 @@ class Settings(msgspec.Struct, frozen=True):
     passthrough: tuple[str, ...] = ()
     """Path prefixes that Bursar keys may use though nothing prices them."""
     attempts: int = 3
+    silence_seconds: float = 600
+    """How long a provider may keep silent before the attempt counts as failed."""
+
+
+class Request(NamedTuple):
+    """The head of a request."""
+
+    method: str
+    path: str
+    """Decoded: what it means."""
+    raw: str
+    """As it came: what is sent on."""
+    query: str
+    headers: Headers
 
 
 class Proxy:
@@ -47,22 +73,22 @@ class Proxy:
         self.driver, self.upstream, self.doorkeeper, self.settings = driver, upstream, doorkeeper, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
-        path, query = scope["path"], scope["query_string"].decode("latin-1")
-        dialect = dialects.dialect_of(scope["method"], path)
-        speaks = dialect or dialects.of(_api_by_headers(headers))
+        asked = _request(scope)
+        dialect = dialects.dialect_of(asked.method, asked.path)
+        speaks = dialects.of(_api_by_headers(asked.headers)) if dialect in (None, dialects.OTHER) else dialect
         try:
-            headers, query = _key_out_of_query(headers, query)
-            key = self.doorkeeper.admit(headers, "data")
-            body = await _body(receive, headers, self.settings.max_body_bytes)
+            _check(asked)
+            key = self.doorkeeper.admit(asked.headers, "data")
+            body = await _body(receive, asked.headers, self.settings.max_body_bytes)
             if body is None:
                 return
-            if dialect is None or dialects.is_free(path) or dialect.api == "other":
-                self._may_pass(path, headers, key)
-            if dialect is None or dialects.is_free(path):
-                await self._pass(scope, headers, _target(path, query, _family(headers)), body, receive, send)
+            free = dialect is None or dialects.is_free(asked.path)
+            if free or dialect is dialects.OTHER:
+                self._may_pass(asked, key)
+            if dialect is None or free:
+                await self._pass(asked, body, receive, send)
                 return
-            call, reply = self._call(dialect, path, query, headers, body, key)
+            call, reply = self._call(dialect, asked, body, key)
             if reply is None:
                 answer = await self.driver.serve(call, self.upstream)
                 if answer.relay is not None:
@@ -70,7 +96,7 @@ class Proxy:
                     return
                 if answer.verdict is None:
                     raise RuntimeError("a driver answered with neither verdict nor relay")
-                reply = replies.of_verdict(answer.verdict, call.request_id, dialect)
+                reply = replies.of_verdict(answer.verdict, call.request_id, speaks)
         except Denied as denied:
             reply = replies.error(speaks, denied.status, str(denied))
         except attribution.BadHeader as bad:
@@ -82,45 +108,58 @@ class Proxy:
             reply.headers.append((b"x-should-retry", b"false"))
         await _send_whole(send, reply)
 
-    def _call(
-        self, dialect: Dialect, path: str, query: str, headers: Headers, body: bytes, key: Key | None
-    ) -> tuple[Call, Reply | None]:
+    def _call(self, dialect: Dialect, asked: Request, body: bytes, key: Key | None) -> tuple[Call, Reply | None]:
         """The Call, and an answer where the request itself already decides it."""
-        view = dialect.view(body, path, headers)
+        path = _one_segment(asked.raw) if dialect.family == "gemini" else asked.raw
+        other = dialect is dialects.OTHER
+        view = dialect.view(body, path, asked.headers)
         facts = attribution.KeyFacts(key.key_id, key.tenant, key.trusted_claims) if key else None
-        asked = attribution.read(headers, view.claims, facts)
+        said = attribution.read(asked.headers, view.claims, facts)
         now = self.driver.world.clock()
         call = Call(
             request_id=ids.request_id(now),
             api=dialect.api,
             view=view,
             body=body,
-            headers=asked.forwarded,
-            path=_target(path, query, _family(headers) if dialect.api == "other" else dialect.family),
-            tags=asked.tags,
+            headers=said.forwarded,
+            path=_target(path, asked.query, _family(asked.headers) if other else dialect.family),
+            tags=said.tags,
             received=now,
-            sdk_retry=_count(headers, "x-stainless-retry-count"),
+            provider=self._by_headers(asked.headers).name if other else None,
+            sdk_retry=_count(asked.headers, "x-stainless-retry-count"),
             attempts=self.settings.attempts,
         )
-        if asked.cache == "only":
+        if said.cache == "only":
             told = "x-bursar-cache: only, and no cached answer is known"
             return call, replies.error(dialect, 504, told, code="cache_miss")
         return call, None
 
-    def _may_pass(self, path: str, headers: Headers, key: Key | None) -> None:
-        listed = any(path.startswith(prefix) for prefix in self.settings.passthrough)
-        if not listed and (key is not None or not carries_credential(headers)):
+    def _may_pass(self, asked: Request, key: Key | None) -> None:
+        """Lists of models and counts of tokens for everybody; the rest as contract.md section 3 says."""
+        pattern = {"POST": _COUNTS, "GET": _MODELS, "HEAD": _MODELS}.get(asked.method)
+        if pattern is not None and pattern.fullmatch(asked.path):
+            return
+        listed = any(asked.path.startswith(prefix) for prefix in self.settings.passthrough)
+        if not listed and (key is not None or not carries_credential(asked.headers)):
             raise Denied(
                 403,
-                f"{path:.80} is not a path that Bursar prices: it passes with your own provider key, "
+                f"{asked.path:.80} is not a path that Bursar prices: it passes with your own provider key, "
                 "or listed under [gateway] passthrough",
             )
+
+    def _by_headers(self, headers: Headers) -> Provider:
+        """The provider of an unknown path: the first of the family that the caller's headers are written for."""
+        family = _family(headers)
+        provider = next((p for p in self.driver.policy.providers.values() if p.api == family), None)
+        if provider is None:
+            raise Denied(404, f"no provider of the {family} family is configured: add one under [providers]")
+        return provider
 
     async def _relay(self, answer: Answer, call: Call, receive: Receive, send: Send) -> None:
         relay: AsyncRelay = answer.relay
         attempts = answer.entry.attempt if answer.entry else 1
         ours = replies.bursar_headers(call.request_id, answer.entry, attempts, final=False)
-        length = next((int(v) for k, v in answer.headers if k == "content-length" and v.isdigit()), None)
+        length = next((int(v) for k, v in answer.headers if k == "content-length" and v.isdecimal()), None)
         start = {"type": "http.response.start", "status": answer.status}
         gone = asyncio.ensure_future(_until_gone(receive))
         gone.add_done_callback(lambda _: relay.hang_up())
@@ -130,35 +169,37 @@ class Proxy:
                 async for chunk in relay:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TransportFailure as failure:
-                await send({"type": "http.response.body", "body": relay.error_event(failure), "more_body": True})
-                if length is not None:
+                if length is not None:  # an answer of known length that stays unfinished tells it by itself
                     return
+                await send({"type": "http.response.body", "body": relay.error_event(failure), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
             await relay.aclose()
 
-    async def _pass(
-        self, scope: Scope, headers: Headers, target: str, body: bytes, receive: Receive, send: Send
-    ) -> None:
-        """Forward what costs nothing: no row, no reading."""
-        family = _family(headers)
-        provider = next((p for p in self.driver.policy.providers.values() if p.api == family), None)
-        if provider is None:
-            raise Denied(404, f"no provider of the {family} family is configured: add one under [providers]")
-        forwarded = tuple((k, v) for k, v in headers if not attribution.is_attribution(k))
+    async def _pass(self, asked: Request, body: bytes, receive: Receive, send: Send) -> None:
+        """Forward what costs nothing: no row, no reading. An answer that breaks off is left unfinished."""
+        provider = self._by_headers(asked.headers)
+        forwarded = tuple((k, v) for k, v in asked.headers if not attribution.is_attribution(k))
+        target = _target(asked.raw, asked.query, provider.api)
         try:
-            exchange = await self.upstream(Shipment(provider.name, target, forwarded, body), scope["method"])
+            exchange = await self.upstream(Shipment(provider.name, target, forwarded, body), asked.method)
         except TransportFailure as failure:
-            await _send_whole(send, replies.error(dialects.of(_api_by_headers(headers)), 502, failure.error))
+            await _send_whole(send, replies.unreachable(dialects.of(_api_by_headers(asked.headers)), failure))
             return
+        gone = asyncio.ensure_future(_until_gone(receive))
+        gone.add_done_callback(lambda _: exchange.cut())
         try:
-            raw = replies.raw(exchange.headers, None)
-            await send({"type": "http.response.start", "status": exchange.status, "headers": _end_to_end(raw)})
+            kept = tuple((k, v) for k, v in exchange.headers if k not in HOP_BY_HOP)
+            raw = replies.raw(kept, None)
+            await send({"type": "http.response.start", "status": exchange.status, "headers": raw})
             async for chunk in exchange.chunks():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TransportFailure:
+            return
         finally:
+            gone.cancel()
             await exchange.close()
 
 
@@ -175,7 +216,7 @@ async def _send_whole(send: Send, reply: Reply) -> None:
 async def _body(receive: Receive, headers: Headers, limit: int) -> bytes | None:
     """The whole request body; None where the caller left before its end. Raises TooLarge."""
     told = next((v for k, v in headers if k == "content-length"), "0")
-    if told.isdigit() and int(told) > limit:
+    if told.isdecimal() and int(told) > limit:
         raise TooLarge(f"the body has {told} bytes and the limit is {limit}: raise [gateway] max_body_bytes")
     pieces: list[bytes] = []
     size = 0
@@ -192,32 +233,56 @@ async def _body(receive: Receive, headers: Headers, limit: int) -> bytes | None:
         pieces.append(piece)
 
 
-def _headers(scope: Scope) -> Headers:
-    return tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"])
+def _request(scope: Scope) -> Request:
+    headers = tuple((k.decode("latin-1"), _text(v)) for k, v in scope["headers"])
+    path: str = scope["path"]
+    raw = scope.get("raw_path") or quote(path).encode()
+    headers, query = _key_out_of_query(headers, scope["query_string"].decode("latin-1"))
+    return Request(scope["method"], path, raw.decode("latin-1"), query, headers)
 
 
-def _end_to_end(headers: replies.RawHeaders) -> replies.RawHeaders:
-    return [
-        (k, v) for k, v in headers if k not in (b"connection", b"transfer-encoding", b"keep-alive", b"date", b"server")
-    ]
+def _text(raw: bytes) -> str:
+    """A header's value; UTF-8 where it is that, for so it is written again on its way out."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _check(asked: Request) -> None:
+    """Raises Denied for a head that could mean one thing here and another at the provider, or that is a flood."""
+    if not asked.path.startswith("/") or _TRICK.search(asked.path) or _TRICK.search(unquote(asked.path)):
+        raise Denied(400, f"{asked.raw:.80} has dot segments or control characters in it: send a plain path")
+    size = sum(len(k) + len(v) for k, v in asked.headers) + len(asked.raw) + len(asked.query)
+    if len(asked.headers) > _MOST_HEADERS or size > _LARGEST_HEAD:
+        raise Denied(431, f"the request has {len(asked.headers)} headers of {size} bytes: at most {_MOST_HEADERS} "
+                          f"of {_LARGEST_HEAD} bytes pass")  # fmt: skip
 
 
 def _key_out_of_query(headers: Headers, query: str) -> tuple[Headers, str]:
     """Gemini clients may put the key into the URL, where it would be logged and sent on: make it a header."""
-    if "key=" not in query:
+    if not query:
         return headers, query
-    pairs = parse_qsl(query, keep_blank_values=True)
-    secret = next((v for k, v in pairs if k == "key"), None)
-    if secret is None:
+    pairs = query.split("&")
+    rest = [pair for pair in pairs if unquote_plus(pair.partition("=")[0]) != "key"]
+    if len(rest) == len(pairs):
         return headers, query
-    rest = urlencode([(k, v) for k, v in pairs if k != "key"])
-    return (*headers, ("x-goog-api-key", secret)), rest
+    secret = unquote_plus(next(pair for pair in pairs if pair not in rest).partition("=")[2])
+    shown = any(name == "x-goog-api-key" for name, _ in headers)
+    return headers if shown else (*headers, ("x-goog-api-key", secret)), "&".join(rest)
+
+
+def _one_segment(path: str) -> str:
+    """Gemini carries the model in the path, where `provider/model` takes two segments: make it one."""
+    return _TWO_SEGMENTS.sub(r"/models/\1%2F\2", path, count=1)
 
 
 def _target(path: str, query: str, family: Family) -> str:
     """The path below a provider's base URL, as that family's SDKs count it: OpenAI's base holds the /v1."""
-    if family == "openai" and path.startswith("/v1/"):
-        path = path.removeprefix("/v1")
+    if family == "openai":
+        path = path.removeprefix("/v1") if path.startswith("/v1/") else path
+    elif path.startswith(("/messages", "/models")):
+        path = ("/v1" if family == "anthropic" else "/v1beta") + path
     return f"{path}?{query}" if query else path
 
 
@@ -234,4 +299,4 @@ def _api_by_headers(headers: Headers) -> Any:
 
 def _count(headers: Headers, name: str) -> int:
     told = next((v for k, v in headers if k == name), "0")
-    return int(told) if told.isdigit() and len(told) < 6 else 0
+    return int(told) if told.isdecimal() and len(told) < 6 else 0

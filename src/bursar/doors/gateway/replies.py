@@ -2,11 +2,21 @@
 
 from typing import NamedTuple
 
+from bursar.drivers.life import TransportFailure
 from bursar.money import format_usd
 from bursar.types import Abandoned, Completed, Entry, Failed, Headers, Refused, Verdict
 from bursar.wire.dialect import Dialect
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+
+_KINDS = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class Reply(NamedTuple):
@@ -31,8 +41,7 @@ def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
                 headers = (*((k, v) for k, v in headers if k != "x-should-retry"), ("x-should-retry", "false"))
             return Reply(outcome.status, [*raw(headers, len(outcome.body)), *ours], outcome.body)
         case Failed():
-            timed_out = isinstance(outcome.cause, TimeoutError)
-            reply = error(dialect, 504 if timed_out else 502, outcome.error, code="upstream_unreachable")
+            reply = _unreachable(dialect, outcome.error, outcome.cause)
             return Reply(reply.status, [*reply.headers, *_no_retry(verdict.attempts > 1), *ours], reply.body)
         case Refused():
             status = 404 if verdict.entry is None else 402
@@ -42,9 +51,19 @@ def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
             return error(dialect, 499, "the caller went away")
 
 
+def unreachable(dialect: Dialect, failure: TransportFailure) -> Reply:
+    """The provider gave no answer: 504 where it kept silent too long, else 502."""
+    return _unreachable(dialect, failure.error, failure.cause)
+
+
+def _unreachable(dialect: Dialect, message: str, cause: BaseException | None) -> Reply:
+    return error(dialect, 504 if isinstance(cause, TimeoutError) else 502, message, code="upstream_unreachable")
+
+
 def error(dialect: Dialect, status: int, message: str, code: str | None = None) -> Reply:
     """An error of our own, in the caller's dialect."""
-    body = dialect.error(status, "", message, code)
+    kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    body = dialect.error(status, kind, message, code)
     return Reply(status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))], body)
 
 

@@ -26,18 +26,18 @@ def check_address(host: str, *, keyed: bool) -> None:
 
 def run(app: Gateway | str, host: str, port: int, workers: int = 1, **more: Any) -> None:
     """Serve until SIGINT or SIGTERM; then finish what streams, settle, and return."""
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        workers=workers if workers > 1 else None,
-        loop="auto",
-        http="auto",
-        ws="none",
-        access_log=False,
-        log_level=os.environ.get("BURSAR_LOG_LEVEL", "warning"),
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        **more,
-    )
+    uvicorn.run(app, host=host, port=port, workers=workers if workers > 1 else None, **options(), **more)
+
+
+def options() -> dict[str, Any]:
+    """What uvicorn is told wherever it serves a Gateway. The provider's own `date` and `server` are relayed instead."""
+    return {
+        "loop": "auto",
+        "http": "auto",
+        "ws": "none",
+        "access_log": False,
+        "log_level": os.environ.get("BURSAR_LOG_LEVEL", "warning"),
+        "server_header": False,
+        "date_header": False,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+    }

@@ -4,6 +4,7 @@ Every failure is a TransportFailure; nothing is retried, redirected, decompresse
 """
 
 from collections.abc import AsyncIterator, Mapping
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from multidict import CIMultiDict
@@ -35,6 +36,10 @@ class Exchange:
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             raise TransportFailure(_told(fault), fault) from fault
 
+    def cut(self) -> None:
+        """Let go of it at once; a reader of chunks() gets a TransportFailure."""
+        self._response.close()
+
     async def close(self) -> None:
         """Free the connection: back to the pool after the last byte, else closed, which cancels the provider."""
         self._response.close()
@@ -43,16 +48,20 @@ class Exchange:
 class Upstream:
     """Sends shipments. `keys` are the providers' own credentials by name; `replace` keeps the caller's from leaving."""
 
-    def __init__(self, providers: Mapping[str, Provider], keys: Mapping[str, str], *, replace: bool) -> None:
+    def __init__(
+        self, providers: Mapping[str, Provider], keys: Mapping[str, str], *, replace: bool, silence_seconds: float
+    ) -> None:
         self._providers, self._keys, self._replace = providers, keys, replace
+        self._silence_seconds = silence_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._proxies = {p.name: proxy_of(p.base_url) for p in providers.values()}
 
     async def start(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=600)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._silence_seconds)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=30)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=_SKIP,
-            cookie_jar=aiohttp.DummyCookieJar(), trust_env=True, read_bufsize=1 << 17, max_line_size=1 << 16,
+            cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=1 << 17, max_line_size=1 << 16,
             max_field_size=1 << 16,
         )  # fmt: skip
 
@@ -68,7 +77,12 @@ class Upstream:
         url = URL(provider.base_url.rstrip("/") + shipment.path, encoded=True)
         try:
             response = await self._session.request(
-                method, url, data=shipment.body or None, headers=headers, allow_redirects=False
+                method,
+                url,
+                data=shipment.body or None,
+                headers=headers,
+                allow_redirects=False,
+                proxy=self._proxies[provider.name],
             )
         except aiohttp.ClientConnectorError as fault:
             raise TransportFailure(
@@ -79,6 +93,12 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             raise TransportFailure(f"{provider.name} gave no answer: {_told(fault)}", fault) from fault
         return Exchange(response)
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY, ...): asked once, not on every call."""
+    host = URL(url).host or ""
+    return None if proxy_bypass(host) else getproxies().get(URL(url).scheme)
 
 
 def outgoing(headers: Headers, family: Family, key: str | None, replace: bool) -> list[tuple[str, str]]:

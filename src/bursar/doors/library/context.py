@@ -242,11 +242,12 @@ class Run(_Enterable):
 
     def __init__(self, tallies: Tallies, fresh_id: Callable[[], str], said: Mapping[str, Any]) -> None:
         around = current()
-        above = around.run if around is not None else None
+        above: Run | None = around.run if around is not None else None
         self._tallies, self._fresh_id, self._said = tallies, fresh_id, said
-        self.labels = _labels(above.labels if above is not None else Tags(), said, fresh_id)
+        self.labels: Tags = _labels(above.labels if above is not None else Tags(), said, fresh_id)
         self._above = above
-        self._tally = tallies.of(self.id, above._tally if above is not None and above._tallies is tallies else None)
+        parent = above._tally if above is not None and above._tallies is tallies else None
+        self._tally: Tally = tallies.of(self.id, parent)
 
     def __repr__(self) -> str:
         return f"run({self.id!r})"

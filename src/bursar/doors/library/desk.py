@@ -62,7 +62,7 @@ class Desk:
         return driver
 
     def dialect(self, method: str, url: str, path: str, provider: str | None) -> Dialect | None:
-        """The dialect to read the request by; None: it costs nothing, or goes to nobody that is known to sell models."""
+        """The dialect to read the request by; None: it costs nothing, or goes to nobody known to sell models."""
         dialect = dialects.dialect_of(method, path)
         if dialect is not dialects.OTHER or dialect is None:
             return dialect
@@ -83,7 +83,9 @@ class Desk:
 
     def _known(self, url: str) -> str | None:
         bases = ((p.base_url.rstrip("/"), p.name) for p in self.policy.providers.values())
-        fitting = [(len(base), name) for base, name in bases if url.startswith(base) and url[len(base) :][:1] in ("", "/")]
+        fitting = [
+            (len(base), name) for base, name in bases if url.startswith(base) and url[len(base) :][:1] in ("", "/")
+        ]
         return max(fitting)[1] if fitting else catalog_of(url)
 
     def call(self, dialect: Dialect, url: str, path: str, headers: Headers, body: bytes, provider: str | None) -> Call:

@@ -80,7 +80,14 @@ class Guard:
         another process has begun, to go on with it; else a new id that sorts by time. Labels are 1 to 200 printable
         characters; ValueError says which is not.
         """
-        said = {"agent": agent, "user": user, "session": session, "user_tier": user_tier, "run_id": run_id, "tags": tags}
+        said = {
+            "agent": agent,
+            "user": user,
+            "session": session,
+            "user_tier": user_tier,
+            "run_id": run_id,
+            "tags": tags,
+        }
         return context.Run(self._desk.tallies, self._run_id, said)
 
     def step(self, name: str) -> context.Step:

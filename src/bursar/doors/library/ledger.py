@@ -1,56 +1,71 @@
-"""The ledger's answers, for Python. Reads see all that this process has sent before; each blocks for as long as it takes.
+"""The ledger's answers, for Python: the same rows, spelled the same way, as the command line and the admin API give.
 
-Unknown is None. An unknown filter raises TypeError and names those there are.
+Amounts are decimal strings in USD, times ISO 8601 UTC, unknown is None. Reads see all that this process has sent
+before; each blocks for as long as it takes. An unknown filter raises TypeError and names those there are.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from bursar.stores.base import By, Filters, Line, Page, Run, Store
-from bursar.types import Entry, Instant
+from bursar.doors.period import instant
+from bursar.insights import rows
+from bursar.stores.base import Filters, Page, Store
+from bursar.types import Instant
+
+Row: TypeAlias = dict[str, Any]
+When: TypeAlias = str | datetime | None
+"""A point in time: an aware datetime, or text such as "7d", "12h" or "2026-11-24T08:00" (UTC without a zone)."""
 
 
 class Ledger:
-    """What `bursar runs` and `bursar run` ask, and every row behind it."""
+    """What `bursar runs`, `bursar run` and `bursar report` ask, and every row behind it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def calls(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Entry]:
+    def calls(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Row]:
         """Rows, newest first: one for each physical attempt.
 
-        filters: run_id, session_id, user_id, agent_id, step, model, tier, provider, status, since, until (aware
-        datetimes; since is inclusive, until exclusive).
+        filters: run_id, session_id, user_id, agent_id, step, model, tier, provider, status, tenant; since (inclusive)
+        and until (exclusive).
         """
-        return self._store.calls(_filters(filters), limit, cursor)
+        found = self._store.calls(_filters(filters), limit, cursor)
+        return Page(tuple(map(rows.call, found.items)), found.next_cursor)
 
-    def call(self, request_id: str) -> list[Entry]:
+    def call(self, request_id: str) -> list[Row]:
         """Every attempt of one request, in order."""
-        return self._store.call(request_id)
+        return [rows.call(entry) for entry in self._store.call(request_id)]
 
-    def runs(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Run]:
-        """Runs, newest first. filters: agent_id, user_id, session_id, since, until."""
-        return self._store.runs(_filters(filters), limit, cursor)
+    def runs(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Row]:
+        """Runs, newest first. filters: agent_id, user_id, session_id, tenant, since, until."""
+        found = self._store.runs(_filters(filters), limit, cursor)
+        return Page(tuple(map(rows.run, found.items)), found.next_cursor)
 
-    def run(self, run_id: str) -> list[Entry]:
+    def run(self, run_id: str) -> list[Row]:
         """The rows of a run and of all runs nested in it, in order of their start."""
-        return self._store.run(run_id)
+        return [rows.call(entry) for entry in self._store.run(run_id)]
 
-    def spend(self, by: By, *, since: datetime | None = None, until: datetime | None = None) -> list[Line]:
-        """Sums by agent, step, user, session, model, tier, provider, api, tag:K, day, hour or total (days in UTC)."""
-        return self._store.spend(by, _instant(since), _instant(until))
+    def spend(self, by: str = "step", *, since: When = None, until: When = None, zone: str = "UTC") -> list[Row]:
+        """Sums by agent, step, user, session, model, tier, provider, api, tag:K, total; by day or hour of a zone."""
+        found = self._store.spend(by, _instant(since), _instant(until), Filters(), zone)
+        return [rows.line(by, line) for line in found]
 
 
 def _filters(said: dict[str, Any]) -> Filters:
     unknown = said.keys() - set(Filters.__struct_fields__)
     if unknown:
-        raise TypeError(f"no such filter: {', '.join(sorted(unknown))}; there are {', '.join(Filters.__struct_fields__)}")
-    return Filters(**{k: _instant(v) if isinstance(v, datetime) else v for k, v in said.items()})
+        known = ", ".join(Filters.__struct_fields__)
+        raise TypeError(f"no such filter: {', '.join(sorted(unknown))}; there are {known}")
+    times = {key: _instant(said[key]) for key in ("since", "until") if key in said}
+    told: dict[str, Any] = {**said, **times}
+    return Filters(**told)
 
 
-def _instant(at: datetime | None) -> Instant | None:
+def _instant(at: When) -> Instant | None:
+    if isinstance(at, str):
+        return instant(at, datetime.now(UTC))
     if at is None:
         return None
     if at.tzinfo is None:
         raise ValueError(f"{at!r} has no time zone: give datetime(..., tzinfo=UTC)")
-    return Instant(int((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000))
+    return Instant(int(at.timestamp() * 1_000_000))

@@ -6,13 +6,13 @@ failure as the very exception that the client's own transport raised. A refusal 
 are answers in the caller's dialect that SDKs do not retry, never exceptions.
 """
 
-import asyncio
 import functools
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from bursar.doors.library.bodies import AsyncStreamed, Streamed, Whole, raise_as_it_came
 from bursar.doors.library.desk import Desk
+from bursar.doors.library.pump import Pump
 from bursar.drivers.life import Answer, Shipment, TransportFailure
 from bursar.rules import hangup
 from bursar.stores.base import StoreFailure
@@ -48,9 +48,9 @@ def transports(module: Any) -> Transports:
         module,
         module.TransportError,
         tuple(getattr(module, name) for name in _UNSENT),
-        type("Streamed", (_Streamed, module.SyncByteStream), {}),
-        type("AsyncStreamed", (_AsyncStreamed, module.AsyncByteStream), {}),
-        type("Whole", (_Whole, module.SyncByteStream, module.AsyncByteStream), {}),
+        type("Streamed", (Streamed, module.SyncByteStream), {}),
+        type("AsyncStreamed", (AsyncStreamed, module.AsyncByteStream), {}),
+        type("Whole", (Whole, module.SyncByteStream, module.AsyncByteStream), {}),
     )
     return Transports(
         type("SyncTransport", (SyncDoor, module.BaseTransport), {"kit": kit}),
@@ -170,8 +170,8 @@ class Sending:
             answer = self.door.inner.handle_request(self._outgoing(shipment))
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
-        self.last = Exchange(self.door, answer)
-        return self.last
+        self.last = exchange = Exchange(self.door, answer)
+        return exchange
 
     async def asend(self, shipment: Shipment) -> "AsyncExchange":
         """Upstream for the asyncio driver."""
@@ -179,8 +179,8 @@ class Sending:
             answer = await self.door.inner.handle_async_request(self._outgoing(shipment))
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
-        self.last = AsyncExchange(self.door, answer)
-        return self.last
+        self.last = exchange = AsyncExchange(self.door, answer)
+        return exchange
 
     def _outgoing(self, shipment: Shipment) -> Any:
         """The caller's request again; with another body only where Bursar edited it."""
@@ -191,7 +191,9 @@ class Sending:
             stream = module.ByteStream(shipment.body)
             headers["content-length"] = str(len(shipment.body))
             headers.pop("transfer-encoding", None)
-        return module.Request(request.method, request.url, headers=headers, stream=stream, extensions=request.extensions)
+        return module.Request(
+            request.method, request.url, headers=headers, stream=stream, extensions=request.extensions
+        )
 
     def response(self, answer: Answer) -> Any:
         """What the client is given; raises what its own transport raised."""
@@ -212,8 +214,8 @@ class Sending:
             case Failed():
                 return self._failed(outcome, answer.verdict)
             case Refused():
-                error = self.dialect.error(402, "insufficient_quota", outcome.reason, "budget_exceeded")
-                return self.door.synthetic(402, error)
+                code = "budget_exceeded" if outcome.budget is not None else "refused_by_bursar"
+                return self.door.synthetic(402, self.dialect.error(402, "insufficient_quota", outcome.reason, code))
             case Abandoned():
                 raise RuntimeError("the call was given up while its caller waited for it")
 
@@ -230,11 +232,11 @@ class Sending:
             status = 504 if timed_out else 502
             told = f"{outcome.error} (tried {verdict.attempts} times)"
             return self.door.synthetic(status, self.dialect.error(status, "server_error", told, "upstream_unreachable"))
-        _raise(self._raisable(outcome))
+        raise_as_it_came(self._raisable(outcome))
 
     def _raisable(self, outcome: Failed) -> BaseException:
         module = self.door.kit.module
-        if isinstance(outcome.cause, module.RequestError):
+        if outcome.cause is not None and isinstance(outcome.cause, module.RequestError):
             return outcome.cause
         broken: BaseException = module.DecodingError(outcome.error, request=self.request)
         return broken
@@ -332,123 +334,6 @@ class AsyncExchange(_Exchange):
                 await self.answer.aclose()
             finally:
                 await self.door.leave()
-
-
-class Pump:
-    """Reads ahead of whoever asks, a little, in a task of its own."""
-
-    _AHEAD = 16
-
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
-        self._source = source
-        self._got: deque[bytes] = deque()
-        self._end: BaseException | None = None
-        self._asked: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def next(self) -> bytes:
-        """The next chunk; at the end StopAsyncIteration, or what the source raised."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._run())
-        while not self._got:
-            if self._end is not None:
-                raise self._end
-            self._asked = asyncio.get_running_loop().create_future()
-            await self._asked
-        chunk = self._got.popleft()
-        _wake(self._room)
-        return chunk
-
-    async def _run(self) -> None:
-        try:
-            async for chunk in self._source:
-                self._got.append(chunk)
-                _wake(self._asked)
-                if len(self._got) >= self._AHEAD:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
-            self._end = StopAsyncIteration()
-        except TransportFailure as failure:
-            self._end = failure
-        except BaseException as trouble:
-            self._end = TransportFailure(f"the reading was stopped: {trouble!r}", trouble)
-            raise
-        finally:
-            _wake(self._asked)
-
-    async def stop(self) -> None:
-        """Read no more."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-
-
-def _wake(sleeper: "asyncio.Future[None] | None") -> None:
-    if sleeper is not None and not sleeper.done():
-        sleeper.set_result(None)
-
-
-class _Streamed:
-    """A relay as the body of a response; what the transport raised is raised again, unchanged."""
-
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            chunk: bytes = next(self._relay)
-            return chunk
-        except TransportFailure as broken:
-            cause = broken.cause or broken
-        _raise(cause)
-
-    def close(self) -> None:
-        self._relay.close()
-
-
-class _AsyncStreamed:
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk: bytes = await anext(self._relay)
-            return chunk
-        except TransportFailure as broken:
-            cause = broken.cause or broken
-        _raise(cause)
-
-    async def aclose(self) -> None:
-        await self._relay.aclose()
-
-
-class _Whole:
-    """Bytes that were read already, and the failure that cut them short, at the place where it came."""
-
-    def __init__(self, body: bytes, cut: BaseException | None) -> None:
-        self._body, self._cut = body, cut
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._body:
-            yield self._body
-        if self._cut is not None:
-            raise self._cut
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
-
-
-def _raise(cause: BaseException) -> NoReturn:
-    """Outside of any `except`, so that the exception keeps the context with which it came."""
-    raise cause
 
 
 def _plain(headers: Any) -> Headers:

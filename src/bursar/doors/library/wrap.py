@@ -42,9 +42,7 @@ def wrap_http(desk: Desk, http: Any, provider: str | None) -> None:
     kinds = transports(module)
     kind = kinds.asynchronous if isinstance(http, module.AsyncClient) else kinds.sync
     http._transport = _around(desk, http._transport, kind, provider)
-    http._mounts = {
-        pattern: mount and _around(desk, mount, kind, provider) for pattern, mount in http._mounts.items()
-    }
+    http._mounts = {pattern: mount and _around(desk, mount, kind, provider) for pattern, mount in http._mounts.items()}
 
 
 def _around(desk: Desk, transport: Any, kind: Any, provider: str | None) -> Any:
@@ -90,7 +88,7 @@ class _Wrapping:
     """Makes google-genai's HTTP client of an event loop, wrapped."""
 
     def __init__(self, desk: Desk, fresh: Any, provider: str | None) -> None:
-        self.fresh = fresh.fresh if isinstance(fresh, _Wrapping) else fresh
+        self.fresh: Any = fresh.fresh if isinstance(fresh, _Wrapping) else fresh
         self._make = functools.partial(_made, desk, self.fresh, provider)
 
     def __call__(self, **kwargs: Any) -> Any:

@@ -1,0 +1,245 @@
+"""A gateway over a sandbox provider, both on real sockets, for tests of everything between them.
+
+Leaving it proves what must hold whatever a test did: the ledger audits clean, no row is left open, and the server has
+logged no error. Not a test itself.
+"""
+
+import contextlib
+import http.client
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import uvicorn
+
+from bursar.doors.gateway.access import key_hash, new_secret
+from bursar.doors.gateway.app import Gateway
+from bursar.doors.gateway.proxy import Settings as GatewaySettings
+from bursar.doors.gateway.serve import options
+from bursar.policy import Candidate, Drain, OnDisconnect, Policy, Provider, Retry
+from bursar.rules.cards import compile_book
+from bursar.sandbox import Got, SandboxServer
+from bursar.sandbox import Settings as SandboxSettings
+from bursar.stores.base import Key, Store
+from bursar.stores.memory import MemoryStore
+from bursar.stores.sqlite import SqliteStore
+from bursar.types import Entry, Instant
+
+TLS = ssl.create_default_context()
+PRICES = compile_book({}, {"gemini": "google", "second": "openai"})
+HASH_KEY = b"h" * 32
+DEADLINE = 15.0
+TIERS = {
+    "small": (Candidate("openai", "gpt-4o-mini"), Candidate("second", "gpt-4.1-mini")),
+    "claude": (Candidate("anthropic", "claude-haiku-4-5"),),
+}
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Returns when it holds; fails past the deadline."""
+    end = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < end, f"not within {DEADLINE} s: {what}"
+        time.sleep(0.002)
+
+
+class Running:
+    """A gateway under test."""
+
+    def __init__(self, sandbox: SandboxServer, store: Store, port: int) -> None:
+        self.sandbox, self.store, self.port = sandbox, store, port
+        self.url = f"http://127.0.0.1:{port}"
+        self.errors: list[str] = []
+        self._known: set[tuple[str, int]] = set()
+
+    def fresh(self) -> None:
+        """From here on: an empty bill, no requests recorded, only new rows."""
+        self.sandbox.app.reset()
+        self._known = {(row.request_id, row.attempt) for row in self._all()}
+
+    def _all(self) -> list[Entry]:
+        self.store.flush()
+        page, rows = self.store.calls(limit=1000), []
+        while True:
+            rows += page.items
+            if page.next_cursor is None:
+                return rows
+            page = self.store.calls(limit=1000, cursor=page.next_cursor)
+
+    def rows(self, count: int | None = None) -> list[Entry]:
+        """The new rows in order, once there are so many of them and all are closed."""
+        found: list[Entry] = []
+
+        def settled() -> bool:
+            found[:] = reversed([row for row in self._all() if (row.request_id, row.attempt) not in self._known])
+            return (count is None or len(found) >= count) and all(row.status != "open" for row in found)
+
+        until(settled, f"{count} closed rows, but {[(row.status, row.error) for row in found]}")
+        assert count is None or len(found) == count, [(row.status, row.error) for row in found]
+        return sorted(found, key=lambda row: (row.started_at, row.request_id, row.attempt))
+
+    def row(self) -> Entry:
+        (row,) = self.rows(1)
+        return row
+
+    def got(self) -> Got:
+        """The one request that the provider got."""
+        (got,) = self.sandbox.requests
+        return got
+
+    def cost(self) -> int:
+        """What the ledger says that the new rows cost, all of it known."""
+        costs = [row.cost_nanos for row in self.rows()]
+        assert None not in costs
+        return sum(cost or 0 for cost in costs)
+
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> httpx2.Response:
+        """A JSON object, or bytes as they are."""
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return httpx2.post(self.url + path, **content, headers=dict(headers or {}), verify=TLS, timeout=DEADLINE)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> httpx2.Response:
+        return httpx2.get(self.url + path, headers=dict(headers or {}), verify=TLS, timeout=DEADLINE)
+
+    def key(self, role: Any = "data", tenant: str = "acme", trusted: frozenset[str] = frozenset()) -> str:
+        """The secret of a new key."""
+        secret = new_secret()
+        key = Key(
+            key_id=f"key_{secret[4:12]}", name="test", tenant=tenant, role=role, hash=key_hash(secret, HASH_KEY),
+            created_at=Instant(1), trusted_claims=trusted,
+        )  # fmt: skip
+        self.store.create_key(key)
+        return secret
+
+    def raw(self, data: bytes, wait: bool = True) -> bytes:
+        """What comes back for these bytes on a socket of their own, up to its end."""
+        with socket.create_connection(("127.0.0.1", self.port), DEADLINE) as one:
+            with contextlib.suppress(OSError):  # the server may have had enough and hung up
+                one.sendall(data)
+                if wait:
+                    one.shutdown(socket.SHUT_WR)
+            return received(one)
+
+
+def received(one: socket.socket) -> bytes:
+    """All that comes until the end."""
+    pieces = []
+    with contextlib.suppress(ConnectionError):
+        while piece := one.recv(1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def streamed(url: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers with duplicates, and the body's bytes, with nothing decoded by a clever client."""
+    at = urlsplit(url)
+    connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=DEADLINE)
+    try:
+        connection.request("POST", path, body, {"content-type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.getheaders(), answer.read()
+    finally:
+        connection.close()
+
+
+class _Server(uvicorn.Server):
+    """Says when it serves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class _Errors(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append(record.getMessage() + (f"\n{record.exc_info[1]!r}" if record.exc_info else ""))
+
+
+def policy(url: str, on_disconnect: OnDisconnect = "auto", retry: Retry | None = None, drain: Drain | None = None,
+           **more: Any) -> Policy:  # fmt: skip
+    """Four providers, all of them the sandbox at that URL."""
+    providers = {
+        "openai": Provider("openai", "openai", url + "/v1", "OPENAI_API_KEY"),
+        "second": Provider("second", "openai", url + "/v1", "SECOND_API_KEY", catalog="openai"),
+        "anthropic": Provider("anthropic", "anthropic", url, "ANTHROPIC_API_KEY"),
+        "gemini": Provider("gemini", "gemini", url, "GEMINI_API_KEY", catalog="google"),
+    }
+    return Policy(
+        prices=PRICES, providers=providers, tiers=TIERS, on_disconnect=on_disconnect,
+        retry=retry or Retry(base_ms=1, cap_ms=4), drain=drain or Drain(), digest_key=b"d" * 32, **more,
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(app: Gateway) -> Iterator[tuple[_Server, int]]:
+    """The application on a free loopback port, as `bursar serve` sets it up; on leaving a graceful shutdown."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        server = _Server(uvicorn.Config(app, log_config=None, **options()))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway", daemon=True)
+        thread.start()
+        assert server.ready.wait(DEADLINE)
+        try:
+            yield server, listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def running(
+    sandbox: SandboxSettings | None = None,
+    *,
+    path: Path | None = None,
+    keyed: bool = False,
+    settings: GatewaySettings | None = None,
+    credentials: Mapping[str, str] | None = None,
+    noisy: bool = False,
+    **rules: Any,
+) -> Iterator[Running]:
+    """A gateway over a sandbox: in memory, or on a SQLite ledger at `path`; `keyed`: an admin key `.admin` exists.
+
+    noisy: a connection that is broken off on purpose makes the server log an error, which is allowed.
+    """
+    store: Store = MemoryStore() if path is None else SqliteStore(path)
+    with SandboxServer(sandbox) as provider:
+        gateway = Running(provider, store, 0)
+        admin = gateway.key("admin") if keyed else ""
+        app = Gateway(
+            policy(provider.url, **rules), store, HASH_KEY, credentials or {}, settings or GatewaySettings()
+        )
+        handler = _Errors(gateway.errors)
+        logging.getLogger().addHandler(handler)
+        try:
+            with serving(app) as (server, port):
+                gateway.port, gateway.url = port, f"http://127.0.0.1:{port}"
+                gateway.__dict__.update(app=app, server=server, admin=admin)
+                yield gateway
+                settled(gateway)
+        finally:
+            logging.getLogger().removeHandler(handler)
+        assert noisy or gateway.errors == []
+
+
+def settled(gateway: Running) -> None:
+    """No row is open and the ledger audits clean."""
+    gateway.rows()
+    assert gateway.store.verify() == []
