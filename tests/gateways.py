@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx2
 import uvicorn
+from anthropic import Anthropic, AsyncAnthropic
+from google import genai
+from google.genai.types import HttpOptions
+from openai import AsyncOpenAI, OpenAI
 
 from bursar.doors.gateway.access import key_hash, new_secret
 from bursar.doors.gateway.app import Gateway
@@ -43,6 +47,19 @@ TIERS = {
 }
 
 
+def create_key(
+    store: Store, role: Literal["data", "admin"] = "data", tenant: str = "acme", trusted: frozenset[str] = frozenset()
+) -> str:
+    """The secret of a new key."""
+    secret = new_secret()
+    key = Key(
+        key_id=f"key_{secret[4:12]}", name="test", tenant=tenant, role=role, hash=key_hash(secret, HASH_KEY),
+        created_at=Instant(1), trusted_claims=trusted,
+    )  # fmt: skip
+    store.create_key(key)
+    return secret
+
+
 def until(holds: Callable[[], bool], what: str) -> None:
     """Returns when it holds; fails past the deadline."""
     end = time.monotonic() + DEADLINE
@@ -54,10 +71,11 @@ def until(holds: Callable[[], bool], what: str) -> None:
 class Running:
     """A gateway under test."""
 
-    def __init__(self, sandbox: SandboxServer, store: Store, port: int) -> None:
-        self.sandbox, self.store, self.port = sandbox, store, port
-        self.url = f"http://127.0.0.1:{port}"
-        self.errors: list[str] = []
+    def __init__(self, sandbox: SandboxServer, store: Store, app: Gateway, errors: list[str], admin: str) -> None:
+        self.sandbox, self.store, self.app, self.errors, self.admin = sandbox, store, app, errors, admin
+        self.server: uvicorn.Server
+        self.port = 0
+        self.url = ""
         self._known: set[tuple[str, int]] = set()
 
     def fresh(self) -> None:
@@ -104,20 +122,30 @@ class Running:
     def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> httpx2.Response:
         """A JSON object, or bytes as they are."""
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx2.post(self.url + path, **content, headers=dict(headers or {}), verify=TLS, timeout=DEADLINE)
+        told: Any = {name: value.encode() for name, value in (headers or {}).items()}
+        return httpx2.post(self.url + path, **content, headers=told, verify=TLS, timeout=DEADLINE)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> httpx2.Response:
         return httpx2.get(self.url + path, headers=dict(headers or {}), verify=TLS, timeout=DEADLINE)
 
-    def key(self, role: Any = "data", tenant: str = "acme", trusted: frozenset[str] = frozenset()) -> str:
-        """The secret of a new key."""
-        secret = new_secret()
-        key = Key(
-            key_id=f"key_{secret[4:12]}", name="test", tenant=tenant, role=role, hash=key_hash(secret, HASH_KEY),
-            created_at=Instant(1), trusted_claims=trusted,
-        )  # fmt: skip
-        self.store.create_key(key)
-        return secret
+    def openai(self, key: str = "k", **more: Any) -> OpenAI:
+        http = httpx2.Client(verify=TLS)
+        return OpenAI(api_key=key, base_url=self.url + "/v1", max_retries=0, http_client=http, **more)
+
+    def async_openai(self) -> AsyncOpenAI:
+        http = httpx2.AsyncClient(verify=TLS)
+        return AsyncOpenAI(api_key="k", base_url=self.url + "/v1", max_retries=0, http_client=http)
+
+    def anthropic(self, key: str = "k") -> Anthropic:
+        return Anthropic(api_key=key, base_url=self.url, max_retries=0, http_client=httpx2.Client(verify=TLS))
+
+    def async_anthropic(self) -> AsyncAnthropic:
+        http = httpx2.AsyncClient(verify=TLS)
+        return AsyncAnthropic(api_key="k", base_url=self.url, max_retries=0, http_client=http)
+
+    def gemini(self, key: str = "k") -> genai.Client:
+        args = {"verify": TLS}
+        return genai.Client(api_key=key, http_options=HttpOptions(base_url=self.url, client_args=args))
 
     def raw(self, data: bytes, wait: bool = True) -> bytes:
         """What comes back for these bytes on a socket of their own, up to its end."""
@@ -221,17 +249,14 @@ def running(
     """
     store: Store = MemoryStore() if path is None else SqliteStore(path)
     with SandboxServer(sandbox) as provider:
-        gateway = Running(provider, store, 0)
-        admin = gateway.key("admin") if keyed else ""
-        app = Gateway(
-            policy(provider.url, **rules), store, HASH_KEY, credentials or {}, settings or GatewaySettings()
-        )
+        admin = create_key(store, "admin") if keyed else ""
+        app = Gateway(policy(provider.url, **rules), store, HASH_KEY, credentials or {}, settings or GatewaySettings())
+        gateway = Running(provider, store, app, [], admin)
         handler = _Errors(gateway.errors)
         logging.getLogger().addHandler(handler)
         try:
             with serving(app) as (server, port):
-                gateway.port, gateway.url = port, f"http://127.0.0.1:{port}"
-                gateway.__dict__.update(app=app, server=server, admin=admin)
+                gateway.server, gateway.port, gateway.url = server, port, f"http://127.0.0.1:{port}"
                 yield gateway
                 settled(gateway)
         finally:

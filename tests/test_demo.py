@@ -3,13 +3,20 @@
 import contextlib
 import io
 import json
+import tempfile
+from contextlib import closing
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from bursar.config import load
 from bursar.doors import demo
 from bursar.doors.demo import contracts, lessons, web, workload
+from bursar.doors.gateway.app import Gateway
+from bursar.doors.open import open_store
 from bursar.sandbox import Bill
 from bursar.sandbox.tokens import count
 
@@ -96,6 +103,30 @@ def test_a_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = play(1, as_json=False)
     assert code == 1
     assert "They differ by $0.000000001" in text
+
+
+def test_the_gateway_stays_open_on_the_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --serve the gateway answers from the demo's ledger and sends calls on to the sandbox; the ledger is kept."""
+    answers: list[Any] = []
+
+    def run(app: Gateway, host: str, port: int) -> None:
+        with TestClient(app, base_url=f"http://{host}:{port}") as client:
+            answers.append(client.get("/bursar/v1/spend", params={"by": "agent"}).json())
+            ask = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello?"}]}
+            answers.append(client.post("/v1/chat/completions", json=ask).json())
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("bursar.doors.gateway.serve.run", run)
+    assert demo.main(1, as_json=True, serve=True) == 0
+    result = json.loads(capsys.readouterr().out)
+    spent = sum(Decimal(line["cost_usd"]) for line in answers[0]["items"])
+    assert spent == Decimal(result["ledger_usd"])
+    assert answers[1]["choices"][0]["message"]["content"]
+    (config,) = tmp_path.glob("*/bursar.toml")
+    with closing(open_store(load(config).store.url)) as store:
+        assert sum(line.counts.calls for line in store.spend("total")) == result["report"]["total"]["calls"] + 1
 
 
 def test_missing_sdks_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from bursar.types import Entry
 PRICES = compile_book({}, {})
 TLS = ssl.create_default_context()
 LIMIT = 90
+OPENED: list[httpx2.AsyncClient] = []
 TEXT = "Tell me at length about the history of bookkeeping."
 ASK: Any = [{"role": "user", "content": TEXT}]
 APIS = ("chat", "responses", "messages")
@@ -73,6 +74,7 @@ def stream(guard: Guard, sandbox: SandboxServer, api: str) -> Any:
 
 async def astream(guard: Guard, sandbox: SandboxServer, api: str, **headers: str) -> Any:
     http = httpx2.AsyncClient(verify=TLS, headers=headers)
+    OPENED.append(http)
     if api == "messages":
         claude = guard.wrap(AsyncAnthropic(api_key="k", base_url=sandbox.url, max_retries=0, http_client=http))
         return await claude.messages.create(model="claude-haiku-4-5", max_tokens=LIMIT, messages=ASK, stream=True)
@@ -81,6 +83,11 @@ async def astream(guard: Guard, sandbox: SandboxServer, api: str, **headers: str
         asked = {"messages": ASK, "max_completion_tokens": LIMIT}
         return await client.chat.completions.create(model="gpt-4o", stream=True, **asked)
     return await client.responses.create(model="gpt-4o", input=TEXT, stream=True, max_output_tokens=LIMIT)
+
+
+async def close_clients() -> None:
+    while OPENED:
+        await OPENED.pop().aclose()
 
 
 def only_row(guard: Guard) -> Entry:
@@ -220,6 +227,7 @@ def test_an_async_stream_left_early_is_settled_once(
             await asyncio.sleep(0)
             gc.collect()
         await guard.aflush()
+        await close_clients()
 
     with guarded() as guard:
         asyncio.run(main())
@@ -239,6 +247,7 @@ def test_cancelled_before_the_head_is_settled_once(sandbox: SandboxServer, api: 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await close_clients()
 
     with guarded() as guard:
         asyncio.run(main())

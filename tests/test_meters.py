@@ -291,7 +291,7 @@ def test_memory_of_a_long_stream_is_bounded() -> None:
     array: Any = GEMINI.meter(View(), NO_HEADERS, hide_usage=False)
     array.feed(b"[")
     for _ in range(2_000):
-        array.feed(GEMINI_ARRAY[0][1:300] + b'"}]}}]},')
+        array.feed(json.dumps(gemini_chunks()[0]).encode() + b",")
         assert len(array._cutter.tail) < 2 * BATCH
 
 

@@ -1,8 +1,8 @@
 """What the demo says: progress on stderr, the result on stdout, for people or as JSON. Unknown is null or "unknown".
 
-The JSON object has `agents` (by name: runs, calls, tokens, cost_usd, cost_per_run_usd, right, graded, quality),
+The JSON object has `agents` (by name: runs, calls, cost_usd, cost_per_run_usd, right, graded, quality),
 `estimate_per_1000_usd`, `measured_per_1000_usd`, `bill_usd`, `ledger_usd`, `exact`, `seconds` and `report`. All but
-`seconds`, and ids and times in `report`, are the same for the same number of runs.
+`seconds` is the same for the same number of runs.
 """
 
 import json
@@ -49,7 +49,7 @@ def progress(agents: Sequence[str], runs: int) -> Iterator[Heard]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks = {agent: bars.add_task(agent, total=runs) for agent in agents}
         if not console.is_terminal:
-            sys.stderr.write(f"bursar demo: {len(agents)} agents, {runs} runs each, on the simulated provider ...\n")
+            sys.stderr.write(f"bursar demo: {len(agents)} agents, {runs} x each, on the simulated provider ...\n")
         yield lambda agent, done: bars.update(tasks[agent], completed=done)
 
 
@@ -127,7 +127,7 @@ def as_text(played: Played, store: Store) -> None:
     _print_agents(console, played, store)
     _print_metrics(console, store)
     _print_estimate(console, played, store)
-    _print_run(console, store, max(played.runs["researcher"], key=lambda run: run.tree_rows).run_id)
+    _print_run(console, store, max(played.runs["researcher"], key=lambda run: run.tree_cost_nanos).run_id)
     word = "=" if played.exact else "[bold red]≠[/]"
     console.print(
         f"\n[bold]Proof[/]: ledger ${format_usd(played.ledger)} {word} provider's own bill ${format_usd(played.bill)}"
@@ -199,7 +199,7 @@ def _print_estimate(console: "Console", played: Played, store: Store) -> None:
 def _print_run(console: "Console", store: Store, run_id: str) -> None:
     entries = store.run(run_id)
     table = _table(
-        f"One of them, call by call: {run_id}", "s", "step", "model", "input", "cached", "output", "cost", ""
+        f"The dearest of them, call by call: {run_id}", "s", "step", "model", "input", "cached", "output", "cost", ""
     )
     for entry in entries:
         nested = entry.run_id != run_id

@@ -56,9 +56,8 @@ def _filters(said: dict[str, Any]) -> Filters:
     if unknown:
         known = ", ".join(Filters.__struct_fields__)
         raise TypeError(f"no such filter: {', '.join(sorted(unknown))}; there are {known}")
-    times = {key: _instant(said[key]) for key in ("since", "until") if key in said}
-    told: dict[str, Any] = {**said, **times}
-    return Filters(**told)
+    times: dict[str, Any] = {key: _instant(said[key]) for key in ("since", "until") if key in said}
+    return Filters(**{**said, **times})
 
 
 def _instant(at: When) -> Instant | None:
