@@ -146,13 +146,13 @@ def _process(path: Path, name: str, count: int, go: Any, answers: Any) -> None:
     store, pairs = SqliteStore(path), pairs_of(count, name)
     go.wait()
     began = time.time()
-    numbers = pipelined(store, pairs, window=64)
+    numbers = pipelined(store, pairs, window=32)
     answers.put((began, time.time(), numbers["longest_wait_ms"]))
     store.close()
 
 
 def over_processes(path: Path, count: int, processes: int = 4) -> Numbers:
-    """Several processes on one file, each with 64 calls in flight."""
+    """Several processes on one file, each with 32 calls in flight."""
     spawn = multiprocessing.get_context("spawn")
     go, answers = spawn.Barrier(processes), spawn.Queue()
     workers = [

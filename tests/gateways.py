@@ -85,7 +85,8 @@ class Running:
 
     def _all(self) -> list[Entry]:
         self.store.flush()
-        page, rows = self.store.calls(limit=1000), []
+        rows: list[Entry] = []
+        page = self.store.calls(limit=1000)
         while True:
             rows += page.items
             if page.next_cursor is None:

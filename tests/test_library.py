@@ -521,6 +521,6 @@ def test_httpx_takes_a_script_too() -> None:
     with testing.Script() as script, guarded() as guard:
         script.answer("hello")
         client: Any = guard.wrap(OpenAI(api_key="k", http_client=script.client("httpx")))
-        assert type(client._client).__module__.startswith("httpx.")
+        assert type(client._client).__module__ == "httpx"
         assert chat(client).choices[0].message.content == "hello"
         assert len(rows(guard)) == 1

@@ -74,19 +74,22 @@ def bucket(at: Instant | int) -> int:
     return at // BUCKET_US * 15
 
 
+_COUNTED = {"completed": 2, "failed": 3, "abandoned": 4, "expired": 5, "hit": 6, "refused": 7}
+"""status -> its place in FIELDS"""
+_BY_STATUS: dict[str, Vector] = {
+    status: tuple(int(at == place or (at == 1 and place < 6)) for at in range(1, 8))
+    for status, place in _COUNTED.items()
+}
+"""status -> the counters from attempts to refused"""
+
+
 def vector(entry: Entry) -> Vector:
     """What one closed row adds."""
-    status = entry.status
-    asked = status not in ("hit", "refused")
+    by_status = _BY_STATUS[entry.status]
+    asked = by_status[0]
     return (
         int(entry.attempt == 1 and entry.purpose == "call"),
-        int(asked),
-        int(status == "completed"),
-        int(status == "failed"),
-        int(status == "abandoned"),
-        int(status == "expired"),
-        int(status == "hit"),
-        int(status == "refused"),
+        *by_status,
         entry.input_tokens or 0,
         entry.cached_tokens or 0,
         entry.cache_write_tokens or 0,
@@ -96,7 +99,7 @@ def vector(entry: Entry) -> Vector:
         entry.saved_nanos or 0,
         int(entry.cost_nanos is None),
         int(entry.cost_status == "estimated"),
-        int(asked and (entry.input_tokens is None or entry.output_tokens is None)),
+        asked if entry.input_tokens is None or entry.output_tokens is None else 0,
     )
 
 

@@ -19,10 +19,11 @@ log = logging.getLogger("bursar.stores")
 class Receipt(Generic[T]):
     """Owed: a T. All receipts of one store share its gate."""
 
-    __slots__ = ("_ears", "_error", "_gate", "_over", "_value")
+    __slots__ = ("_ears", "_error", "_gate", "_hurry", "_over", "_value")
 
-    def __init__(self, gate: threading.Lock) -> None:
-        self._gate = gate
+    def __init__(self, gate: threading.Lock, hurry: Callable[[], None] | None = None) -> None:
+        """hurry is called where somebody begins to wait for what the store would else take its time with."""
+        self._gate, self._hurry = gate, hurry
         self._over = False
         self._value: T | None = None
         self._error: BaseException | None = None
@@ -52,8 +53,13 @@ class Receipt(Generic[T]):
         with self._gate:
             if not self._over:
                 self._ears.append((hear, post))
-                return
-        if post is None:
+                waits = True
+            else:
+                waits = False
+        if waits:
+            if self._hurry is not None:
+                self._hurry()
+        elif post is None:
             hear(self)
         else:
             post(hear, self)

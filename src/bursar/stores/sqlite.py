@@ -1,6 +1,7 @@
 """The books in one SQLite file (stdlib, write-ahead log, synchronous NORMAL): any threads, any number of processes.
 
-One thread a process writes, all that has gathered in one transaction, in its turn among the processes. A row is durable
+One thread a process writes, all that has gathered in one transaction, in its turn among the processes. A reserve is
+written at once, a settlement within ten milliseconds or as soon as somebody waits for it or reads. A row is durable
 against the death of the process once its receipt is resolved; a power cut may take the last moments before the log was
 synced, never the file. POSIX only: liveness and turns are kernel file locks.
 """
@@ -20,7 +21,7 @@ from bursar.stores import sql
 from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
 from bursar.stores.draft import Errand, Job, Reserving, Settling, Sweeping
 from bursar.stores.forest import Run
-from bursar.stores.group import GroupCommit
+from bursar.stores.group import GroupCommit, When
 from bursar.stores.migrate import prepare
 from bursar.stores.reader import Reader, key_values
 from bursar.stores.receipt import Receipt, resolve
@@ -91,7 +92,7 @@ class SqliteStore:
     def reserve(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Receipt[Hold | Refused]:
         room = self._room
         receipt: Receipt[Hold | Refused] = Receipt(room.gate)
-        self._submit(room, Reserving(entry, claims, receipt))
+        self._submit(room, Reserving(entry, claims, receipt), "now")
         return receipt
 
     def reserve_async(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Awaitable[Hold | Refused]:
@@ -103,8 +104,8 @@ class SqliteStore:
 
     def settle(self, hold: Hold, entry: Entry) -> Receipt[None]:
         room = self._room
-        receipt: Receipt[None] = Receipt(room.gate)
-        self._submit(room, Settling(hold, entry, receipt))
+        receipt: Receipt[None] = Receipt(room.gate, room.group.hurry)
+        self._submit(room, Settling(hold, entry, receipt), "soon")
         return receipt
 
     def ratios(self, provider: str, model: str) -> Ratios:
@@ -113,7 +114,7 @@ class SqliteStore:
     def sweep(self) -> int:
         room = self._room
         receipt: Receipt[int] = Receipt(room.gate)
-        self._submit(room, Sweeping(receipt))
+        self._submit(room, Sweeping(receipt), "last")
         return receipt.result()
 
     def flush(self) -> None:
@@ -178,11 +179,11 @@ class SqliteStore:
     def _errand(self, work: Callable[[sqlite3.Connection], Any] | None) -> Any:
         room = self._room
         receipt: Receipt[Any] = Receipt(room.gate)
-        self._submit(room, Errand(work, receipt))
+        self._submit(room, Errand(work, receipt), "last")
         return receipt.result()
 
-    def _submit(self, room: _Room, job: Job) -> None:
-        if room.group.submit(job):
+    def _submit(self, room: _Room, job: Job, when: When) -> None:
+        if room.group.submit(job, when):
             return
         fault = room.group.fault
         failure = StoreFailure(

@@ -46,7 +46,7 @@ class Desk:
         me = weakref.ref(self)
         self._at_exit = functools.partial(_at_exit, me, store)
         atexit.register(self._at_exit)
-        os.register_at_fork(after_in_child=functools.partial(_reborn, me))
+        os.register_at_fork(before=functools.partial(_settle_down, me), after_in_child=functools.partial(_reborn, me))
 
     def _start(self) -> None:
         self.world = StoreWorld(self.store, self.tallies.settled)
@@ -78,11 +78,12 @@ class Desk:
         if place not in self._providers:
             if len(self._providers) >= _MOST_URLS:
                 self._providers.clear()
-            self._providers[place] = self._known(url)
+            self._providers[place] = self._known(url, dialect.family)
         return self._providers[place] or (_FAMILY_NAMES[dialect.family] if default else None)
 
-    def _known(self, url: str) -> str | None:
-        bases = ((p.base_url.rstrip("/"), p.name) for p in self.policy.providers.values())
+    def _known(self, url: str, family: Family) -> str | None:
+        speaking = (p for p in self.policy.providers.values() if p.api == family)
+        bases = ((p.base_url.rstrip("/"), p.name) for p in speaking)
         fitting = [
             (len(base), name) for base, name in bases if url.startswith(base) and url[len(base) :][:1] in ("", "/")
         ]
@@ -188,6 +189,13 @@ def _at_exit(desk: "weakref.ref[Desk]", store: Store) -> None:
         alive.close()
     else:
         store.close()
+
+
+def _settle_down(desk: "weakref.ref[Desk]") -> None:
+    """Before a fork: no transaction of ours is under way, whose locks the child would take for its own."""
+    alive = desk()
+    if alive is not None and not alive.closed:
+        alive.store.flush()
 
 
 def _reborn(desk: "weakref.ref[Desk]") -> None:

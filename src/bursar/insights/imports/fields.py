@@ -5,10 +5,12 @@ column, what was expected and what was found.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+import msgspec
 
 from bursar.money import parse_usd
 from bursar.types import Instant
@@ -16,11 +18,27 @@ from bursar.types import Instant
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST = 1 << 53
 """More tokens or milliseconds than this are a mistake; JSON's own readers lose count there too."""
+_WRITER = msgspec.json.Encoder(decimal_format="number")
 _YES, _NO = frozenset(("true", "1", "yes")), frozenset(("false", "0", "no", "none"))
 
 
 class Malformed(ValueError):
     """A row that cannot be booked: why."""
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text:.40} is beyond all numbers") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+DECODER = json.JSONDecoder(parse_float=_decimal, parse_constant=_no_constant)
+"""Numbers with a point stay decimal: an amount never passes through a float. ValueError or RecursionError."""
 
 
 class Row:
@@ -40,18 +58,14 @@ class Row:
         return None
 
     def text(self, *names: str) -> str | None:
-        match self.found(*names):
-            case None:
-                return None
-            case _, str(value):
-                return value
-            case _, bool(value):
-                return str(value).lower()
-            case _, int() | Decimal() as value:
-                return str(value)
-            case name, value:
-                raise _unlike(name, "a text", value)
-        return None
+        name, value = self.found(*names) or ("", None)
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, int | Decimal):
+            return str(value)
+        raise _unlike(name, "a text", value)
 
     def count(self, *names: str) -> int | None:
         """Tokens: a whole number of 0 or more."""
@@ -72,22 +86,18 @@ class Row:
         return round(number * unit)
 
     def number(self, *names: str) -> Decimal | None:
-        match self.found(*names):
-            case None:
-                return None
-            case name, bool() as value:
-                raise _unlike(name, "a number", value)
-            case name, int() | str() | Decimal() as value:
-                try:
-                    number = Decimal(value)
-                except InvalidOperation:
-                    raise _unlike(name, "a number", value) from None
-                if number.is_finite() and number.adjusted() < 30:
-                    return number
-                raise _unlike(name, "a finite number", value)
-            case name, value:
-                raise _unlike(name, "a number", value)
-        return None
+        name, value = self.found(*names) or ("", None)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+            raise _unlike(name, "a number", value)
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            raise _unlike(name, "a number", value) from None
+        if not number.is_finite() or number.adjusted() > 30:
+            raise _unlike(name, "a finite number", value)
+        return number
 
     def usd(self, *names: str) -> int | None:
         """Dollars -> nano-dollars, half-even below one."""
@@ -99,61 +109,51 @@ class Row:
 
     def instant(self, *names: str) -> Instant | None:
         """ISO 8601, a space for the T allowed; UTC where it names no zone."""
-        match self.found(*names):
-            case None:
-                return None
-            case name, str(value):
-                try:
-                    at = datetime.fromisoformat(value.strip())
-                    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-                    return Instant((at - _EPOCH) // timedelta(microseconds=1))
-                except (ValueError, OverflowError):
-                    raise _unlike(name, "a time in ISO 8601", value) from None
-            case name, value:
-                raise _unlike(name, "a time in ISO 8601", value)
-        return None
+        name, value = self.found(*names) or ("", None)
+        if value is None:
+            return None
+        try:
+            at = datetime.fromisoformat(value.strip())
+            at = at if at.tzinfo else at.replace(tzinfo=UTC)
+            return Instant((at - _EPOCH) // timedelta(microseconds=1))
+        except (ValueError, OverflowError, AttributeError):
+            raise _unlike(name, "a time in ISO 8601", value) from None
 
     def flag(self, *names: str) -> bool:
-        """True where the column says so; anything that is not said is False."""
-        match self.found(*names):
-            case None:
-                return False
-            case _, bool(value):
-                return value
-            case name, value:
-                word = str(value).lower()
-                if word not in _YES | _NO:
-                    raise _unlike(name, "true or false", value)
-                return word in _YES
+        """True where the column says so; what is not said is False."""
+        name, value = self.found(*names) or ("", False)
+        word = str(value).lower()
+        if word not in _YES | _NO:
+            raise _unlike(name, "true or false", value)
+        return word in _YES
 
     def row(self, *names: str) -> "Row":
         """An object, or one written as JSON text; empty where there is none."""
-        match self.found(*names):
-            case None:
-                return Row({})
-            case name, value:
-                decoded = _decoded(value)
-                if isinstance(decoded, Mapping):
-                    return Row(decoded)
-                raise _unlike(name, "an object", value)
+        name, value = self.found(*names) or ("", {})
+        decoded = _decoded(value)
+        if not isinstance(decoded, Mapping):
+            raise _unlike(name, "an object", value)
+        return Row(decoded)
+
+    def aside(self, *names: str) -> "Row":
+        """The same of a column in which anything may stand: what is no object says nothing."""
+        decoded = _decoded((self.found(*names) or ("", {}))[1])
+        return Row(decoded if isinstance(decoded, Mapping) else {})
 
     def items(self) -> list[tuple[str, Any]]:
         return list(self._values.items())
 
     def json(self) -> str | None:
         """The row as JSON text; None where it says nothing."""
-        return json.dumps(self._values, default=_number, separators=(",", ":")) if self._values else None
+        return _WRITER.encode(self._values).decode() if self._values else None
 
     def tags(self, *names: str) -> list[tuple[str, str]]:
         """A list of labels as tags: "team:search" and "team=search" are team -> search, a bare word is word -> true."""
-        match self.found(*names):
-            case None:
-                return []
-            case name, value:
-                decoded = _decoded(value)
-                if not isinstance(decoded, Sequence) or isinstance(decoded, str):
-                    raise _unlike(name, "a list of labels", value)
-                return [_tag(str(label)) for label in decoded if label not in (None, "")]
+        name, value = self.found(*names) or ("", [])
+        labels = _decoded(value)
+        if not isinstance(labels, list):
+            raise _unlike(name, "a list of labels", value)
+        return [_tag(str(label)) for label in labels if label not in (None, "")]
 
 
 def _tag(label: str) -> tuple[str, str]:
@@ -169,16 +169,10 @@ def _decoded(value: Any) -> Any:
         return value
     for text in (value, value.replace('""', '"')):
         try:
-            return json.loads(text, parse_float=Decimal)
+            return DECODER.decode(text)
         except (ValueError, RecursionError):
             continue
     return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, Decimal):
-        return float(value)
-    raise Malformed(f"{type(value).__name__} is no JSON")
 
 
 def _unlike(name: str, expected: str, value: object) -> Malformed:

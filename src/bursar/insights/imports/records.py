@@ -8,12 +8,12 @@ be read.
 import csv
 import gzip
 import io
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
+
+from bursar.insights.imports.fields import DECODER
 
 _FIELD_LIMIT = 1 << 28
 """A CSV cell may hold a whole prompt."""
@@ -31,14 +31,6 @@ class Fault(NamedTuple):
 
     line: int
     reason: str
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
-"""Numbers with a point stay decimal: an amount never passes through a float."""
 
 
 def read(path: Path) -> Iterator[Record | Fault]:
@@ -72,12 +64,12 @@ def _is_jsonl(path: Path) -> bool:
     with _opened(path) as file:
         first = next(line for line in file if line.strip())
     try:
-        _DECODER.decode(first.decode("utf-8-sig"))
+        DECODER.decode(first.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         with _opened(path) as file:
             text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape").read()
         try:
-            _DECODER.raw_decode(text, len(text) - len(text.lstrip()))
+            DECODER.raw_decode(text, len(text) - len(text.lstrip()))
         except (ValueError, RecursionError):
             return True
         return False
@@ -90,7 +82,7 @@ def _lines(path: Path) -> Iterator[Record | Fault]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
-                    yield from _unwrapped(number, _DECODER.decode(text))
+                    yield from _unwrapped(number, DECODER.decode(text))
             except (ValueError, RecursionError) as fault:
                 yield Fault(number, f"not JSON: {fault}"[:200])
 
@@ -108,7 +100,7 @@ def _document(path: Path) -> Iterator[Record | Fault]:
         if at == len(text):
             return
         try:
-            value, end = _DECODER.raw_decode(text, at)
+            value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as fault:
             yield Fault(line, f"not JSON, and the rest of the file cannot be read: {fault}"[:200])
             return

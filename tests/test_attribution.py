@@ -1,0 +1,171 @@
+"""Whom a call is booked to: the precedence table of wire.md section 5, and what no header can bring about."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bursar.doors import attribution
+from bursar.doors.attribution import BadHeader, KeyFacts
+from bursar.types import Tags
+from bursar.wire import peek
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+USER: list[tuple[str, str, str]] = [
+    ("x-bursar-user-id", "1", "1"),
+    ("helicone-user-id", "2", "2"),
+    ("x-litellm-customer-id", "3", "3"),
+    ("x-litellm-end-user-id", "4", "4"),
+    ("x-portkey-metadata", '{"_user": "5"}', "5"),
+    ("baggage", "a=b;p=1, user.id=user%2F6;x", "user/6"),
+    ("body", '{"safety_identifier": "7"}', "7"),
+    ("body", '{"user": "8"}', "8"),
+    ("body", '{"metadata": {"user_id": "{\\"user_id\\": \\"9\\"}"}}', "9"),
+    ("body", '{"metadata": {"user_id": "10"}}', "10"),
+]
+SESSION = [
+    ("x-bursar-session-id", "1", "1"),
+    ("helicone-session-id", "2", "2"),
+    ("x-litellm-session-id", "3", "3"),
+    ("x-portkey-trace-id", "4", "4"),
+    ("x-claude-code-session-id", "5", "5"),
+    ("x-session-id", "6", "6"),
+    ("session-id", "7", "7"),
+    ("thread-id", "8", "8"),
+    ("baggage", "session.id=9", "9"),
+    ("body", '{"metadata": {"session_id": "10"}}', "10"),
+    ("body", '{"metadata": {"user_id": "{\\"session_id\\": \\"11\\"}"}}', "11"),
+    ("body", '{"conversation": {"id": "12"}}', "12"),
+]
+RUN = [("x-bursar-run-id", "1", "1"), ("x-litellm-trace-id", "2", "2"), ("traceparent", PARENT, TRACE)]
+AGENT = [
+    ("x-bursar-agent-id", "1", "1"),
+    ("helicone-property-agent", "2", "2"),
+    ("body", '{"metadata": {"agent_id": "3"}}', "3"),
+    ("baggage", "gen_ai.agent.name=4", "4"),
+]
+STEP = [
+    ("x-bursar-step", "1", "1"),
+    ("helicone-property-step", "2", "2"),
+    ("helicone-session-path", "/trip/flights/3/", "3"),
+    ("body", '{"metadata": {"step": "4"}}', "4"),
+]
+TABLES = {"user_id": USER, "session_id": SESSION, "run_id": RUN, "agent_id": AGENT, "step": STEP}
+CASES = [(field, at) for field, table in TABLES.items() for at in range(len(table))]
+
+
+def tags(headers: list[tuple[str, str]], body: str = "{}", key: KeyFacts | None = None) -> Tags:
+    return attribution.read(tuple(headers), peek.claims(peek.members(body.encode()) or {}), key).tags
+
+
+@pytest.mark.parametrize(("field", "at"), CASES)
+def test_the_first_of_the_table_wins(field: str, at: int) -> None:
+    """Each source is heard where no better one speaks, whatever order they stand in; each gives way to a better one."""
+    table = TABLES[field]
+    sources = [row for row in table[at:] if row[0] != "body"]
+    bodies = [row for row in table[at:] if row[0] == "body"]
+    if table[at][0] == "body":
+        found = tags([(n, v) for n, v, _ in sources if n == "baggage" and field == "agent_id"], table[at][1])
+    else:
+        given_headers = [(name, value) for name, value, _ in sources]
+        found = tags(given_headers[::-1], bodies[0][1] if bodies else "{}")
+        assert tags(given_headers, bodies[0][1] if bodies else "{}") == found
+    assert getattr(found, field) == table[at][2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "field", "expected"),
+    [
+        ([("helicone-user-id", "not an id"), ("x-litellm-customer-id", "b")], "user_id", "b"),
+        ([("helicone-user-id", "x" * 201), ("x-litellm-customer-id", "b")], "user_id", "b"),
+        ([("x-a-session-id", "no id"), ("x-b-session-id", "b")], "session_id", "b"),
+        ([("x-session-id", "last"), ("x-b-session-id", "b")], "session_id", "b"),
+        ([("traceparent", f"00-{'0' * 32}-00f067aa0ba902b7-01")], "run_id", None),
+        ([("traceparent", PARENT.upper())], "run_id", None),
+        ([("x-portkey-metadata", "[" * 9000)], "user_id", None),
+        ([("x-portkey-metadata", '{"_user":' * 9000)], "user_id", None),
+        ([("x-portkey-metadata", '{"_user": 7}')], "user_id", None),
+        ([("baggage", "user.id=%FF%00")], "user_id", None),
+        ([("baggage", ",,=,;=a, user.id")], "user_id", None),
+    ],
+)
+def test_a_peers_header_that_is_no_id_is_passed_over(headers: Any, field: str, expected: str | None) -> None:
+    """It was not meant for us: the next source is asked."""
+    assert getattr(tags(headers), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ([("x-bursar-user-id", "")], "x-bursar-user-id"),
+        ([("x-bursar-user-id", "a b")], "x-bursar-user-id"),
+        ([("x-bursar-run-id", "r" * 201)], "x-bursar-run-id"),
+        ([("x-bursar-step", "caf\u00e9")], "x-bursar-step"),
+        ([("x-bursar-run-id", "a"), ("x-bursar-run-id", "b")], "x-bursar-run-id is given twice"),
+        ([("x-bursar-tags", "a")], "x-bursar-tags"),
+        ([("x-bursar-tags", "a=b,=c")], "x-bursar-tags"),
+        ([("x-bursar-cache", "maybe")], "x-bursar-cache"),
+        ([("x-bursar-user", "u")], "x-bursar-user is not a header"),
+        ([("x-bursar-max-cost-usd", "0.01")], "x-bursar-max-cost-usd is not a header that this version acts on"),
+    ],
+)
+def test_one_of_ours_that_is_wrong_is_said(headers: Any, told: str) -> None:
+    """Malformed, said twice, misspelt, or a limit that would not be kept: refused by name, never passed over."""
+    with pytest.raises(BadHeader, match=told):
+        tags(headers)
+
+
+def test_tags_are_gathered_best_source_first() -> None:
+    """Ours, then litellm's, Helicone's, Portkey's, the body's; the first value of a name stands; 32 at most."""
+    found = tags(
+        [
+            ("x-bursar-tags", "team=red, env = x".replace(" = ", "=")),
+            ("x-litellm-tags", "beta, team"),
+            ("helicone-property-team", "blue"),
+            ("helicone-property-plan", "gold"),
+            ("x-portkey-metadata", '{"_user": "u", "plan": "tin", "zone": "eu"}'),
+        ],
+        '{"metadata": {"zone": "us", "note": "n"}}',
+    )
+    assert dict(found.tags) == {
+        "team": "red", "env": "x", "beta": "true", "plan": "gold", "zone": "eu", "note": "n",
+    }  # fmt: skip
+    many = tags([("x-bursar-tags", ",".join(f"t{n}={n}" for n in range(99)))])
+    assert len(many.tags) == 32
+
+
+NAMES = st.sampled_from(
+    [*(row[0] for table in TABLES.values() for row in table if row[0] != "body"), "x-bursar-tags", "x-litellm-tags",
+     "x-bursar-cache", "authorization", "content-type", "tracestate", "cache-control", "helicone-property-x"]
+) | st.text(max_size=30).map(str.lower)  # fmt: skip
+HEADERS = st.lists(st.tuples(NAMES, st.text(max_size=60) | st.sampled_from([PARENT, "a", "on", "user.id=u"])))
+CLAIMS = st.lists(st.tuples(st.sampled_from(["user", "metadata.user_id", "metadata.x", "?"]), st.text(max_size=60)))
+KEYS = st.none() | st.builds(
+    KeyFacts, st.just("key_1"), st.sampled_from(["acme", "beta"]), st.frozensets(st.sampled_from(["user", "run"]))
+)
+
+
+@given(HEADERS, CLAIMS, KEYS)
+def test_whatever_comes_the_key_decides(headers: Any, claims: Any, key: KeyFacts | None) -> None:
+    """Nothing but BadHeader is ever raised; the tenant and what is trusted are the key's; ids are plain; and no header
+    of attribution is among those that go on, while every other is, as it came."""
+    try:
+        asked = attribution.read(tuple(headers), claims, key)
+    except BadHeader as bad:
+        assert str(bad).startswith("x-bursar-")
+        return
+    found = asked.tags
+    assert found.tenant == (key.tenant if key else "default")
+    assert (found.key_id, found.trusted) == ((key.key_id, key.trusted) if key else (None, None))
+    said = (found.user_id, found.session_id, found.run_id, found.parent_run_id, found.agent_id, found.step)
+    assert all(one is None or attribution.ID.fullmatch(one) for one in said)
+    assert list(asked.forwarded) == [pair for pair in headers if not attribution.is_attribution(pair[0])]
+
+
+@given(st.text())
+def test_any_portkey_metadata_and_baggage_is_read_or_passed_over(text: str) -> None:
+    """Neither makes anything raise."""
+    tags([("x-portkey-metadata", text), ("baggage", text), ("traceparent", text), ("helicone-session-path", text)])
