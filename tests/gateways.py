@@ -148,12 +148,12 @@ class Running:
         args = {"verify": TLS}
         return genai.Client(api_key=key, http_options=HttpOptions(base_url=self.url, client_args=args))
 
-    def raw(self, data: bytes, wait: bool = True) -> bytes:
-        """What comes back for these bytes on a socket of their own, up to its end."""
+    def raw(self, data: bytes, *, end: bool = False) -> bytes:
+        """What comes back for these bytes on a socket of their own, up to its end; `end`: nothing more is to come."""
         with socket.create_connection(("127.0.0.1", self.port), DEADLINE) as one:
             with contextlib.suppress(OSError):  # the server may have had enough and hung up
                 one.sendall(data)
-                if wait:
+                if end:
                     one.shutdown(socket.SHUT_WR)
             return received(one)
 
@@ -165,6 +165,26 @@ def received(one: socket.socket) -> bytes:
         while piece := one.recv(1 << 16):
             pieces.append(piece)
     return b"".join(pieces)
+
+
+@contextmanager
+def canned(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A provider that says the same to everybody and hangs up: its URL, and the requests as they came."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as one:
+                        heard.append(one.recv(1 << 16))
+                        one.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(DEADLINE)
 
 
 def streamed(url: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -192,14 +212,15 @@ class _Server(uvicorn.Server):
 
 
 class _Errors(logging.Handler):
-    """Keeps what is logged as an error."""
+    """Keeps what is logged as an error, but for what the sandbox's own server says of faults that were asked for."""
 
     def __init__(self, kept: list[str]) -> None:
         super().__init__(logging.ERROR)
         self._kept = kept
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._kept.append(record.getMessage() + (f"\n{record.exc_info[1]!r}" if record.exc_info else ""))
+        if record.threadName != "bursar-sandbox":
+            self._kept.append(record.getMessage() + (f"\n{record.exc_info[1]!r}" if record.exc_info else ""))
 
 
 def policy(url: str, on_disconnect: OnDisconnect = "auto", retry: Retry | None = None, drain: Drain | None = None,
@@ -242,16 +263,19 @@ def running(
     settings: GatewaySettings | None = None,
     credentials: Mapping[str, str] | None = None,
     noisy: bool = False,
+    upstream: str | None = None,
     **rules: Any,
 ) -> Iterator[Running]:
     """A gateway over a sandbox: in memory, or on a SQLite ledger at `path`; `keyed`: an admin key `.admin` exists.
 
+    upstream: where the providers are, if it is not the sandbox.
     noisy: a connection that is broken off on purpose makes the server log an error, which is allowed.
     """
     store: Store = MemoryStore() if path is None else SqliteStore(path)
     with SandboxServer(sandbox) as provider:
         admin = create_key(store, "admin") if keyed else ""
-        app = Gateway(policy(provider.url, **rules), store, HASH_KEY, credentials or {}, settings or GatewaySettings())
+        rule = policy(upstream or provider.url, **rules)
+        app = Gateway(rule, store, HASH_KEY, credentials or {}, settings or GatewaySettings())
         gateway = Running(provider, store, app, [], admin)
         handler = _Errors(gateway.errors)
         logging.getLogger().addHandler(handler)
@@ -259,7 +283,8 @@ def running(
             with serving(app) as (server, port):
                 gateway.server, gateway.port, gateway.url = server, port, f"http://127.0.0.1:{port}"
                 yield gateway
-                settled(gateway)
+                if not server.should_exit:
+                    settled(gateway)
         finally:
             logging.getLogger().removeHandler(handler)
         assert noisy or gateway.errors == []

@@ -37,6 +37,7 @@ STREAMS = {
     "responses": (PLAIN["responses"][0], {**PLAIN["responses"][1], "stream": True}, GPT),
     "messages": (PLAIN["messages"][0], {**PLAIN["messages"][1], "stream": True}, CLAUDE),
     "gemini": (FLASH + "streamGenerateContent?alt=sse", CONTENTS, GEMINI),
+    "gemini array": (FLASH + "streamGenerateContent", CONTENTS, GEMINI),
 }
 ATTRIBUTION = {
     "x-bursar-agent-id": "researcher", "x-bursar-step": "plan", "x-bursar-user-id": "u1", "x-bursar-session-id": "s1",

@@ -24,6 +24,9 @@ class AsyncExchange(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]: ...
     async def close(self) -> None: ...
+    def rest(self) -> bytes:
+        """What has arrived and was not read yet: generated, and so owed, though nobody will see it."""
+        ...
 
 
 AsyncUpstream = Callable[[Shipment], Awaitable[AsyncExchange]]
@@ -180,6 +183,8 @@ class _Parked:
             if not self.reading:
                 driver.background(self.drain())
             return False
+        if not self.reading and (rest := self.exchange.rest()):
+            self.attempt.feed(rest)
         self.end(self.attempt.hung_up())
         return True
 

@@ -14,7 +14,6 @@ import msgspec
 from bursar.effects import Effect
 from bursar.engine import handle
 from bursar.policy import Policy
-from bursar.rules import estimate
 from bursar.types import (
     Abandoned,
     Call,
@@ -29,7 +28,7 @@ from bursar.types import (
     Timing,
     Verdict,
 )
-from bursar.wire import dialect
+from bursar.wire import dialect, peek
 from bursar.wire.dialect import Meter
 
 Clock = Callable[[], Instant]
@@ -201,7 +200,7 @@ class Attempt:
         if self._meter is not None:
             reading = self._meter.reading()
         elif partial:
-            reading = msgspec.structs.replace(reading, output_units=estimate.tokens(estimate.weigh(partial)))
+            reading = msgspec.structs.replace(reading, output_units=peek.spoken(partial))
         if self.terminal:
             return self._completed(reading)
         return Failed(

@@ -62,7 +62,7 @@ def line(by: str, item: Line) -> dict[str, Any]:
 
 
 def run(item: Run) -> dict[str, Any]:
-    """One run's totals."""
+    """One run's totals. A cost of which no row knew its part is None, never 0."""
     told: dict[str, Any] = {}
     for name in item.__struct_fields__:
         value = getattr(item, name)
@@ -70,10 +70,11 @@ def run(item: Run) -> dict[str, Any]:
             told[name] = None if value is None else iso(value)
         elif name.endswith("_nanos"):
             told[name.removesuffix("_nanos") + "_usd"] = usd(value)
-        elif isinstance(value, Counters):
-            told.update(counters(value))
         else:
             told[name] = value
+    for within in ("", "tree_"):
+        if told[within + "unpriced"] and told[within + "unpriced"] == told[within + "rows"]:
+            told[within + "cost_usd"] = None
     return told
 
 

@@ -85,7 +85,9 @@ class Reader:
         return Page(tuple(entries), more)
 
     def call(self, request_id: str) -> list[Entry]:
-        return self._entries("WHERE request_id = ? ORDER BY attempt", (request_id,))
+        with self.snapshot() as db:
+            found = db.execute(f"{sql.SELECT_CALLS} WHERE request_id = ? ORDER BY attempt", (request_id,)).fetchall()
+        return [from_row(row[: len(COLUMNS)]) for row in found]
 
     def runs(self, filters: Filters, limit: int, cursor: str | None) -> Page[Run]:
         where, values = _where(filters, RUN_FILTERS, "first_at", cursor, "id")
@@ -103,9 +105,14 @@ class Reader:
             " UNION SELECT runs.run_id, runs.tenant FROM runs JOIN family"
             " ON runs.parent_run_id = family.run_id AND runs.tenant = family.tenant)"
         )
-        tail = "WHERE (run_id, tenant) IN (SELECT run_id, tenant FROM family) ORDER BY started_at, id"
-        values = (run_id,) if tenant is None else (run_id, tenant)
-        return self._entries(tail, values, before=family)
+        columns = ", ".join(f"calls.{name}" for name in COLUMNS)
+        query = (
+            f"{family} SELECT {columns} FROM family CROSS JOIN calls ON calls.run_id = family.run_id"
+            " AND calls.tenant = family.tenant ORDER BY calls.started_at, calls.id"
+        )
+        with self.snapshot() as db:
+            found = db.execute(query, (run_id,) if tenant is None else (run_id, tenant)).fetchall()
+        return [from_row(row) for row in found]
 
     def run_total(self, run_id: str, tenant: str) -> Run | None:
         query = f"SELECT {', '.join(sql.RUN_COLUMNS)}, {_OPEN}, id FROM runs WHERE run_id = ? AND tenant = ?"
@@ -143,11 +150,6 @@ class Reader:
         with self.snapshot() as db:
             found = db.execute(f"SELECT {', '.join(sql.KEY_COLUMNS)} FROM keys {tail}", values).fetchall()
         return [key_of(row) for row in found]
-
-    def _entries(self, tail: str, values: tuple[Any, ...], before: str = "") -> list[Entry]:
-        with self.snapshot() as db:
-            found = db.execute(f"{before} {sql.SELECT_CALLS} {tail}", values).fetchall()
-        return [from_row(row[: len(COLUMNS)]) for row in found]
 
 
 class _Sums:

@@ -88,7 +88,7 @@ class Writer:
 def from_row(row: tuple[Any, ...]) -> Entry:
     """The row that these values of COLUMNS are."""
     values = list(row)
-    values[_TAGS] = tuple(msgspec.json.decode(values[_TAGS], type=dict[str, str]).items())
+    values[_TAGS] = _tags(values[_TAGS])
     values[_TERMS] = _terms(values[_TERMS])
     for flag in _FLAGS:
         values[flag] = None if values[flag] is None else bool(values[flag])
@@ -98,6 +98,11 @@ def from_row(row: tuple[Any, ...]) -> Entry:
 @functools.lru_cache(512)
 def _tags_text(tags: tuple[tuple[str, str], ...]) -> str:
     return msgspec.json.encode(dict(tags)).decode()
+
+
+@functools.lru_cache(512)
+def _tags(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple(msgspec.json.decode(text, type=dict[str, str]).items())
 
 
 @functools.lru_cache(512)

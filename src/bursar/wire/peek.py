@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from bursar.rules import estimate
 from bursar.types import Block, BlockKind
 
 T = TypeVar("T")
@@ -239,3 +240,11 @@ def tool_types(raw: Any) -> set[str | None]:
 def tool_names(raw: Any) -> set[str]:
     """The keys of the tools themselves (Gemini names a tool by its key)."""
     return {key for tool in read(_OBJECTS, raw) or () for key in tool}
+
+
+_SPOKEN = re.compile(rb'"(?:content|text|arguments|thinking|refusal|reasoning_content)"\s*:\s*"((?:[^"\\]|\\.)*)')
+
+
+def spoken(partial: bytes) -> int:
+    """Estimated tokens of the output in an answer whose body was cut: what its text members hold so far."""
+    return estimate.tokens(sum(estimate.weigh(text) for text in _SPOKEN.findall(partial)))

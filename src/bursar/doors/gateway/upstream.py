@@ -36,6 +36,11 @@ class Exchange:
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             raise TransportFailure(_told(fault), fault) from fault
 
+    def rest(self) -> bytes:
+        """What has arrived and was not read yet."""
+        content = self._response.content
+        return b"" if content.exception() is not None else content.read_nowait()
+
     def cut(self) -> None:
         """Let go of it at once; a reader of chunks() gets a TransportFailure."""
         self._response.close()

@@ -5,7 +5,7 @@ An HTTP client that is cancelled in the middle of a read closes its connection; 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, Callable
 
 from bursar.drivers.life import TransportFailure
 
@@ -15,8 +15,8 @@ class Pump:
 
     _AHEAD = 16
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
-        self._source = source
+    def __init__(self, source: AsyncIterable[bytes], told: Callable[[Exception], Exception]) -> None:
+        self._source, self._told = source, told
         self._got: deque[bytes] = deque()
         self._end: BaseException | None = None
         self._asked: asyncio.Future[None] | None = None
@@ -24,7 +24,7 @@ class Pump:
         self._task: asyncio.Task[None] | None = None
 
     async def next(self) -> bytes:
-        """The next chunk; at the end StopAsyncIteration, or what the source raised."""
+        """The next chunk; at the end StopAsyncIteration, or what the source raised, as `told` has it."""
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())
         while not self._got:
@@ -45,10 +45,10 @@ class Pump:
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room
             self._end = StopAsyncIteration()
-        except TransportFailure as failure:
-            self._end = failure
-        except BaseException as trouble:
-            self._end = TransportFailure(f"the reading was stopped: {trouble!r}", trouble)
+        except Exception as fault:
+            self._end = self._told(fault)
+        except BaseException as stop:
+            self._end = TransportFailure(f"the reading was stopped: {stop!r}", stop)
             raise
         finally:
             _wake(self._asked)

@@ -7,7 +7,7 @@ are answers in the caller's dialect that SDKs do not retry, never exceptions.
 """
 
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 from bursar.doors.library.bodies import AsyncStreamed, Streamed, Whole, raise_as_it_came
@@ -82,6 +82,10 @@ class Door:
         """What the module's exception means to a driver."""
         told = f"{type(fault).__name__}: {fault}" if str(fault) else type(fault).__name__
         return TransportFailure(told, fault, unsent=isinstance(fault, self.kit.unsent))
+
+    def told(self, fault: Exception) -> Exception:
+        """The same for any exception: what is no failure of the transport stays what it is."""
+        return self.failure(fault) if isinstance(fault, self.kit.failures) else fault
 
     def unwritable(self, dialect: Dialect, failure: StoreFailure) -> Any:
         told = f"Bursar's ledger cannot be written, so nothing was sent: {failure}"
@@ -183,17 +187,17 @@ class Sending:
         return exchange
 
     def _outgoing(self, shipment: Shipment) -> Any:
-        """The caller's request again; with another body only where Bursar edited it."""
+        """The caller's request again; with another body only where Bursar edited it. His own object stays as it is."""
         module, request = self.door.kit.module, self.request
-        headers, stream = module.Headers(request.headers), request.stream
+        copied = object.__new__(type(request))
+        copied.__dict__.update(request.__dict__)
+        copied.headers = headers = module.Headers(request.headers)
         headers["accept-encoding"] = "identity"
         if shipment.body is not self.call.body:
-            stream = module.ByteStream(shipment.body)
+            copied._content, copied.stream = shipment.body, module.ByteStream(shipment.body)
             headers["content-length"] = str(len(shipment.body))
             headers.pop("transfer-encoding", None)
-        return module.Request(
-            request.method, request.url, headers=headers, stream=stream, extensions=request.extensions
-        )
+        return copied
 
     def response(self, answer: Answer) -> Any:
         """What the client is given; raises what its own transport raised."""
@@ -297,23 +301,21 @@ class AsyncExchange(_Exchange):
     def __init__(self, door: Any, answer: Any) -> None:
         super().__init__(door, answer)
         self._pump: Pump | None = None
+        self._next: Callable[[], Awaitable[bytes]] = self._pieces().__anext__
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self
 
     def outlive_cancellation(self) -> None:
         """Read in a task of its own, so that a caller who is cancelled leaves a connection that can be drained."""
-        self._pump = Pump(self._pieces())
+        self._pump = Pump(self.answer.stream, self.door.told)
+        self._next = self._pump.next
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
-    async def __anext__(self) -> bytes:
-        if self._pump is not None:
-            return await self._pump.next()
-        if self._reader is None:
-            self._reader = self._pieces()
-        return await anext(self._reader)
+    def __anext__(self) -> Awaitable[bytes]:
+        return self._next()
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         try:
@@ -324,7 +326,9 @@ class AsyncExchange(_Exchange):
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
 
-    _reader: AsyncIterator[bytes] | None = None
+    def rest(self) -> bytes:
+        """Not to be had: the client's transport keeps what it has read ahead to itself."""
+        return b""
 
     async def close(self) -> None:
         if self._first_close():

@@ -25,7 +25,7 @@ __all__ = ["Fault", "Kind", "Summary", "read"]
 Kind: TypeAlias = Literal["bursar", "litellm", "langfuse", "helicone"]
 Progress: TypeAlias = Callable[[int], None]
 
-_CHUNK = 256
+_CHUNK = 1000
 _SHOWN = 100
 _DAY = 86_400_000_000
 
@@ -179,4 +179,5 @@ _BLANK = {
 
 
 def _is_free(entry: Entry) -> bool:
-    return entry.status == "completed" and entry.cost_nanos == 0 and bool(entry.input_tokens or entry.output_tokens)
+    told = (entry.price_id or "").startswith("import:") and entry.status == "completed" and entry.cost_nanos == 0
+    return told and bool(entry.input_tokens or entry.output_tokens)

@@ -5,6 +5,7 @@ recorded is booked as `expired`, which a later import that knows the end correct
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -85,8 +86,9 @@ _COPIED = set(Entry.__struct_fields__) - {"tags", "provider", "requested_model",
 
 def checked(row: Entry) -> Entry:
     """The row, if the ledger can hold it and its audit would pass it; Malformed says why not."""
-    for name in row.__struct_fields__:
-        _hold(name, getattr(row, name))
+    for name, value in zip(_NAMES, _values(row), strict=True):
+        if value is not None:
+            _hold(name, value)
     for key, value in row.tags:
         _hold("tags", key)
         _hold("tags", value)
@@ -101,10 +103,14 @@ def checked(row: Entry) -> Entry:
     return row
 
 
+_NAMES = Entry.__struct_fields__
+_values = attrgetter(*_NAMES)
+
+
 def _hold(name: str, value: Any) -> None:
     if isinstance(value, str):
         # What no UTF-8 can hold, and the one code point that the store keeps to itself.
-        if NULL in value or value.encode(errors="replace") != value.encode(errors="surrogatepass"):
+        if not value.isascii() and (NULL in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise Malformed(f"{name}: {ascii(value)[:60]} is no Unicode text")
     elif isinstance(value, int) and name != "started_at":
         most = _DEAREST if name.endswith("_nanos") else _WIDE

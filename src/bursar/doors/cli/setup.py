@@ -1,0 +1,75 @@
+"""`bursar init` writes a configuration to start from; `bursar check` finds everything that is wrong with one."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from bursar.config import ConfigError, Settings, load, schema
+from bursar.doors.cli.shared import Config, Json, Misuse, say, say_json
+from bursar.doors.open import make_policy
+
+TEMPLATE = Path(__file__).with_name("template.toml")
+_NAME = Path("bursar.toml")
+
+
+def init(
+    *,
+    as_json: Json = False,
+    config: Annotated[Path, Parameter(name="--config", help="The file to write; one that is there is kept.")] = _NAME,
+) -> None:
+    """Write a commented bursar.toml."""
+    try:
+        with config.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise Misuse(f"{config} is there already and is left as it is: name another file by --config") from None
+    except OSError as fault:
+        raise Misuse(f"{config} cannot be written: {fault.strerror}") from None
+    if as_json:
+        say_json({"file": str(config)})
+    else:
+        say(f"{config} is written: every key with its default. `bursar check` tells whether it holds.")
+
+
+def check(
+    *,
+    show_schema: Annotated[bool, Parameter(name="--schema", help="Print the file's JSON Schema, for editors.")] = False,
+    as_json: Json = False,
+    config: Config = None,
+) -> int:
+    """Validate the configuration: every fault with file, line, key and what was expected; exit code 2."""
+    if show_schema:
+        say_json(schema())
+        return 0
+    try:
+        settings = load(config)
+        make_policy(settings)
+    except ConfigError as fault:
+        if not as_json:
+            raise
+        say_json({"ok": False, "faults": [found._asdict() for found in fault.faults], "notes": []})
+        return 2
+    notes = _notes(settings)
+    if as_json:
+        say_json({"ok": True, "faults": [], "notes": notes})
+    else:
+        place = config or Path(os.environ.get("BURSAR_CONFIG") or _NAME)
+        name = str(place) if place.exists() else f"no {place} here: the defaults"
+        say(f"{name}: in order ({', '.join(settings.providers)}; store {settings.store.url})")
+        for note in notes:
+            say(f"note: {note}")
+    return 0
+
+
+def _notes(settings: Settings) -> list[str]:
+    """What is not wrong, and may surprise."""
+    notes = [
+        f"providers.{name}: {told.api_key_env} is not set here: callers bring their own key"
+        for name, told in settings.providers.items()
+        if told.api_key_env and not os.environ.get(told.api_key_env)
+    ]
+    if settings.store.url.startswith("memory:"):
+        notes.append("store.url is memory://: the books are gone when the process ends")
+    return notes

@@ -1,0 +1,290 @@
+"""Reports, runs and call maps for people: quiet tables, numbers to the right, unknown called unknown.
+
+A sum with unknown parts is shown as a lower bound (≥). Labels come from callers and other tools' logs: what a terminal
+would obey rather than print is shown as a replacement character. What is piped is never cut off.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bursar.insights.callmap import Head, Node
+from bursar.insights.report import Report, share
+from bursar.stores.base import Counters, Key, Line, Page, Run, RunCosts
+from bursar.types import Entry, Instant
+
+_ENDLESS = 1000
+_DEEPEST = 12
+_MANY = 50
+
+
+def console() -> Console:
+    """Stdout, as wide as the terminal; as wide as the longest line where it is none."""
+    told = Console(highlight=False, markup=False, emoji=False)
+    return told if told.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_ENDLESS)
+
+
+# --- the report
+
+
+def print_report(report: Report, out: Console) -> None:
+    """The four metrics, the table that was asked for, and what the numbers say."""
+    total, metrics = report.total, report.metrics
+    out.print(Text(f"{_period(report)}", "bold"))
+    if not report.lines and not total.attempts and not total.calls:
+        out.print("No calls in this period.")
+        return
+    out.print(f"{_calls(total)}, {_tokens(total)}, {cost(total)}")
+    _print(out, _runs_table(report))
+    mean = _bound(metrics.cost_per_user_nanos or 0, total.unpriced) if metrics.users else "no call names its user"
+    _say(out, "Cost per user", f"{mean}, {_plural(metrics.users, 'user')}")
+    if metrics.top_users:
+        _print(out, _lines_table("", "user", metrics.top_users, total))
+    hits = f"{total.hits:,} of {_plural(total.calls, 'call')}, {dollars(total.saved_nanos)} saved"
+    _say(out, "Cache hit rate", f"{percent(metrics.hit_rate)}: {hits}")
+    _say(out, "Providers' own prompt caches", f"{percent(metrics.cached_input_share)} of input tokens")
+    _print(out, _lines_table("Models by tier", "tier", report.tiers, total))
+    if report.by != "model":
+        _print(out, _lines_table("By model", "model", metrics.models, total))
+    if report.by != "tier" or report.agent is not None:
+        of = f" of {plain(report.agent)}" if report.agent is not None else ""
+        whole = total if report.agent is None else report.agents.get(report.agent, Counters())
+        _print(out, _lines_table(f"By {plain(report.by)}{of}", report.by, report.lines, whole))
+    if report.remarks:
+        out.print()
+    for remark in report.remarks:
+        out.print(Text.assemble(("! ", "bold yellow"), plain(remark.text)))
+
+
+def _print(out: Console, table: Table) -> None:
+    out.print()
+    out.print(table)
+
+
+def _say(out: Console, title: str, told: str) -> None:
+    out.print(Text.assemble("\n", (title, "bold"), f"  {told}"))
+
+
+def _period(report: Report) -> str:
+    since = "from the beginning" if report.since is None else f"from {when(report.since)}"
+    until = "until now" if report.until is None else f"until {when(report.until)}"
+    return f"{since} {until}" + (f", tenant {plain(report.tenant)}" if report.tenant else "")
+
+
+def _runs_table(report: Report) -> Table:
+    metrics = report.metrics
+    table = _table(
+        "Cost per agent run", "agent", "runs", "mean", "p50", "p90", "p99", "total", "own input", "own output"
+    )
+    for costs in metrics.runs_by_agent:
+        table.add_row(plain(costs.agent_id), *_costs(costs), *_own(report.agents.get(costs.agent_id, Counters())))
+    if len(metrics.runs_by_agent) != 1:
+        table.add_row("all", *_costs(metrics.runs), *_own(report.total), style="bold")
+    return table
+
+
+def _costs(costs: RunCosts) -> list[str]:
+    least = "≥ " if costs.unpriced_runs else ""
+    if costs.unpriced_runs == costs.runs and not costs.cost_nanos:
+        return [f"{costs.runs:,}", *["unknown"] * 5]
+    told = (costs.mean_nanos, costs.p50_nanos, costs.p90_nanos, costs.p99_nanos, costs.cost_nanos)
+    return [f"{costs.runs:,}", *(least + dollars(nanos) for nanos in told)]
+
+
+def _own(counts: Counters) -> tuple[str, str]:
+    return tokens(counts, counts.input_tokens), tokens(counts, counts.output_tokens)
+
+
+def _lines_table(title: str, by: str, lines: Sequence[Line], total: Counters) -> Table:
+    """The first lines of many; columns of unknowns only where there are any."""
+    shown = lines if by in ("day", "hour") else lines[:_MANY]
+    unknowns = [name for name in ("unpriced", "estimated") if any(getattr(line.counts, name) for line in lines)]
+    table = _table(title, by, "calls", "input", "cached", "output", "cost", "of cost", *unknowns)
+    for line in shown:
+        told = line.counts
+        counts = (tokens(told, n) for n in (told.input_tokens, told.cached_tokens, told.output_tokens))
+        part = percent(share(told.cost_nanos, total.cost_nanos))
+        unknown = (f"{n:,}" if (n := getattr(told, name)) else "" for name in unknowns)
+        table.add_row(plain(line.key), f"{told.calls:,}", *counts, cost(told), part, *unknown)
+    if len(shown) < len(lines):
+        table.add_row(f"and {len(lines) - len(shown):,} more: --json or --csv has them all")
+    return table
+
+
+# --- runs
+
+
+def print_runs(page: Page[Run], out: Console) -> None:
+    """The list of runs, newest first: each run's own figures, and for a root what all that is nested in it cost."""
+    columns = ("run", "agent", "user", "session", "started", "attempts", "input", "output", "cost", "with nested")
+    table = _table("", *columns, left=5)
+    for run in page.items:
+        whole = _bound(run.tree_cost_nanos, run.tree_unpriced) if run.is_root else "nested"
+        table.add_row(
+            plain(run.run_id),
+            *(plain(label) for label in (run.agent_id, run.user_id, run.session_id)),
+            when(run.first_at),
+            f"{run.rows:,}" + (f" +{run.open:,} open" if run.open else ""),
+            f"{run.input_tokens:,}",
+            f"{run.output_tokens:,}",
+            _bound(run.cost_nanos, run.unpriced),
+            whole,
+        )
+    out.print(table if page.items else "No runs in this period.")
+    if page.next_cursor is not None:
+        out.print(f"More: --cursor {page.next_cursor}")
+
+
+def print_run(run_id: str, total: Run | None, nodes: Sequence[Node], out: Console) -> None:
+    """The call map: every attempt in order, under the run that made it."""
+    entries = [node.item for node in nodes if isinstance(node.item, Entry)]
+    whole = next(node.item.counts for node in nodes if isinstance(node.item, Head))
+    began = min(entry.started_at for entry in entries)
+    labels = (
+        [("agent", total.agent_id), ("user", total.user_id), ("session", total.session_id)] if total is not None else []
+    )
+    told = "".join(f", {name} {plain(label)}" for name, label in labels if label is not None)
+    out.print(Text(f"Run {plain(run_id)}{told}", "bold"))
+    out.print(f"{when(began)}: {_plural(len(entries), 'attempt')}, {_tokens(whole)}, {cost(whole)}")
+    table = _table("", "call", "model", "why", "seconds", "took", "input", "cached", "output", "cost", "", left=3)
+    for node in nodes:
+        indent = "  " * min(node.depth - 1, _DEEPEST)
+        if isinstance(node.item, Entry):
+            table.add_row(indent + plain(node.item.step), *_attempt(node.item, began))
+        elif node.depth:
+            name = f"{indent}└ {plain(node.item.agent_id)} ({plain(node.item.run_id)})"
+            sums = (*_own_cached(node.item.counts), cost(node.item.counts), "in all")
+            table.add_row(name, "", "", "", "", *sums, style="dim")
+    out.print(table)
+
+
+def _own_cached(counts: Counters) -> tuple[str, ...]:
+    return tuple(tokens(counts, n) for n in (counts.input_tokens, counts.cached_tokens, counts.output_tokens))
+
+
+def _attempt(entry: Entry, began: Instant) -> tuple[str, ...]:
+    took = "" if entry.duration_ms is None else f"{entry.duration_ms / 1000:.2f}"
+    return (
+        plain(entry.model) + (f" ({plain(entry.tier)})" if entry.tier else ""),
+        plain(entry.route_reason),
+        f"+{(entry.started_at - began) / 1e6:.2f}",
+        took,
+        *(_count(n) for n in (entry.input_tokens, entry.cached_tokens, entry.output_tokens)),
+        dollars(entry.cost_nanos),
+        _remark(entry),
+    )
+
+
+def _remark(entry: Entry) -> str:
+    """What is not as usual about an attempt."""
+    told = []
+    if entry.status != "completed":
+        told.append(entry.status + (f" {entry.http_status}" if entry.http_status and entry.status == "failed" else ""))
+    if entry.cache not in ("bypass", "miss"):
+        told.append(entry.cache)
+    if entry.attempt > 1:
+        told.append(f"attempt {entry.attempt}")
+    if entry.sdk_retry:
+        told.append(f"retry {entry.sdk_retry} of the SDK")
+    if entry.cost_status == "estimated":
+        told.append("estimated")
+    if entry.reasoning_tokens:
+        told.append(f"{entry.reasoning_tokens:,} reasoning")
+    return ", ".join(told)
+
+
+# --- keys
+
+
+def print_keys(keys: Iterable[Key], out: Console) -> None:
+    """Bursar keys, without their secrets."""
+    table = _table("", "key", "name", "tenant", "role", "trusted claims", "created", "revoked", left=7)
+    for key in keys:
+        revoked = "" if key.revoked_at is None else when(key.revoked_at)
+        claims = ", ".join(sorted(key.trusted_claims)) or "none"
+        table.add_row(key.key_id, plain(key.name), plain(key.tenant), key.role, claims, when(key.created_at), revoked)
+    out.print(table)
+
+
+# --- words and numbers
+
+
+def dollars(nanos: int | None) -> str:
+    """Dollars for the eye: six decimals below a cent, four below ten dollars, else two."""
+    if nanos is None:
+        return "unknown"
+    places = 6 if 0 < abs(nanos) < 10_000_000 else 4 if abs(nanos) < 10_000_000_000 else 2
+    return f"${Decimal(nanos).scaleb(-9):,.{places}f}" if nanos else "$0"
+
+
+def cost(counts: Counters) -> str:
+    """A sum's dollars."""
+    return _bound(counts.cost_nanos, counts.unpriced)
+
+
+def _bound(nanos: int, unpriced: int) -> str:
+    """Dollars, a lower bound where some rows have no known cost; unknown where nothing is known."""
+    if unpriced:
+        return f"≥ {dollars(nanos)}" if nanos else "unknown"
+    return dollars(nanos)
+
+
+def tokens(counts: Counters, number: int) -> str:
+    """A sum of tokens; a lower bound where some of its rows have none known."""
+    if counts.unknown_usage:
+        return f"≥ {number:,}" if number else "unknown"
+    return f"{number:,}"
+
+
+def percent(part: float | None) -> str:
+    """A share in whole percent; None is unknown."""
+    return "unknown" if part is None else f"{part:.0%}"
+
+
+def when(at: Instant) -> str:
+    """A time to the second, UTC."""
+    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def plain(label: str | None) -> str:
+    """A label as it may be printed; None is "(none)"."""
+    if label is None:
+        return "(none)"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in label)
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _calls(counts: Counters) -> str:
+    return f"{_plural(counts.calls, 'call')} ({_plural(counts.attempts, 'attempt')}, {counts.failed:,} failed)"
+
+
+def _tokens(counts: Counters) -> str:
+    read, written = tokens(counts, counts.input_tokens), tokens(counts, counts.output_tokens)
+    cached = percent(share(counts.cached_tokens, counts.input_tokens)) if counts.input_tokens else "0%"
+    return f"{read} tokens in ({cached} cached), {written} out"
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD,
+        show_edge=False, pad_edge=False,
+    )  # fmt: skip
+    last = len(columns) - 1
+    for place, name in enumerate(columns):
+        text = place < left or (place == last and not name)
+        table.add_column(
+            Text(name), justify="left" if text else "right", no_wrap=True, overflow="ellipsis" if text else "crop"
+        )
+    return table

@@ -1,0 +1,401 @@
+"""What only a file on a disk can get wrong: damage, failing disks, schemas, processes that fork and die, threads."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import books
+from books import done, live, row, total
+from bursar.stores import StoreFailure, open_store
+from bursar.stores.counters import FIELDS
+from bursar.stores.group import GroupCommit
+from bursar.stores.memory import MemoryStore
+from bursar.stores.migrate import HEAD, config
+from bursar.stores.owners import Turn
+from bursar.stores.sql import CALL_COLUMNS
+from bursar.stores.sqlite import SqliteStore, connect
+from bursar.types import Hold
+
+path, template = books.path, books.template
+
+
+class TestTheAudit:
+    @pytest.mark.parametrize(
+        ("damage", "what"),
+        [
+            ("UPDATE rollups SET cost_nanos = cost_nanos + 1 WHERE dim = 'agent|step'", "rollup"),
+            ("DELETE FROM rollups WHERE dim = 'tier|api'", "rollup"),
+            ("UPDATE runs SET tree_cost_nanos = tree_cost_nanos - 1", "tree of run"),
+            ("UPDATE runs SET rows = rows + 1", "run run"),
+            ("DELETE FROM runs", "run run"),
+            ("UPDATE run_histogram SET runs = runs + 1", "histogram"),
+            ("UPDATE calls SET cost_nanos = cost_nanos + 1", "rollup"),
+            ("UPDATE calls SET cost_status = 'unpriced'", "call r"),
+            ("UPDATE calls SET duration_ms = NULL", "call r"),
+            ("UPDATE calls SET status = 'open', owner = 'nobody'", "call r"),
+            ("DELETE FROM calls", "run run"),
+        ],
+    )
+    def test_finds_what_was_changed(self, path: Path, damage: str, what: str) -> None:
+        """Whatever is altered behind Bursar's back is found and named."""
+        store = SqliteStore(path)
+        live(store, "r", run_id="run", agent_id="a")
+        assert store.verify() == []
+        with sqlite3.connect(path) as stranger:
+            stranger.execute(damage)
+        stranger.close()
+        assert any(finding.what.startswith(what) for finding in store.verify())
+        store.close()
+
+
+class Disk:
+    """A disk that can be told to fail."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        disk = self
+
+        class Failing(sqlite3.Connection):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if disk.full and sql.startswith("BEGIN IMMEDIATE"):
+                    raise sqlite3.OperationalError("database or disk is full")
+                return super().execute(sql, *values)
+
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Failing)
+
+
+class TestTheDisk:
+    def test_full_then_free(self, path: Path) -> None:
+        """With the disk full a reserve fails, a settlement is journalled; freed, the settlement is booked, once."""
+        disk = Disk()
+        store = SqliteStore(path, disk.connect)
+        opening = row("r", run_id="run")
+        hold = store.reserve(opening).result()
+        assert isinstance(hold, Hold)
+        disk.full = True
+        store.settle(hold, done(opening)).result()
+        with pytest.raises(StoreFailure, match=r"disk is full.*free the disk"):
+            store.reserve(row("s")).result()
+        assert [entry.status for entry in store.call("r")] == ["open"]
+        disk.full = False
+        store.settle(hold, done(opening)).result()
+        assert (total(store).cost_nanos, store.ignored, store.call("s")) == (1_000, 1, [])
+        assert store.verify() == []
+        store.close()
+
+    def test_journal_outlives_the_process(self, path: Path) -> None:
+        """A settlement that was still in the journal when its process ended is booked by the next, not its hold."""
+        disk = Disk()
+        store = SqliteStore(path, disk.connect)
+        opening = row("r")
+        hold = store.reserve(opening).result()
+        assert isinstance(hold, Hold)
+        disk.full = True
+        store.settle(hold, done(opening)).result()
+        store.close()
+        (journal,) = (path.parent / "ledger.db.owners").iterdir()
+        assert journal.stat().st_size > 0
+        after = SqliteStore(path)
+        assert (total(after).cost_nanos, total(after).expired) == (1_000, 0)
+        assert (after.verify(), journal.exists()) == ([], False)
+        after.close()
+
+    def test_poison_fails_alone(self, path: Path) -> None:
+        """A row that cannot be written fails by itself: those that were committed with it stand."""
+        store = SqliteStore(path)
+        receipts = [store.reserve(row(f"r{number}" if number != 3 else "\ud800")) for number in range(6)]
+        with pytest.raises(StoreFailure, match="surrogate"):
+            receipts.pop(3).result()
+        assert [receipt.result() for receipt in receipts] == [Hold(f"r{number}", 1) for number in (0, 1, 2, 4, 5)]
+        assert len(store.calls().items) == 5
+        store.close()
+
+    def test_not_a_ledger(self, tmp_path: Path) -> None:
+        """A file that is no database, and a database of a later Bursar, are refused by name."""
+        (tmp_path / "noise.db").write_bytes(b"x" * 5000)
+        with pytest.raises(StoreFailure, match="cannot be opened"):
+            SqliteStore(tmp_path / "noise.db")
+        with sqlite3.connect(tmp_path / "later.db") as later:
+            later.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            later.execute("INSERT INTO alembic_version VALUES ('9999')")
+        later.close()
+        with pytest.raises(StoreFailure, match="upgrade bursar"):
+            SqliteStore(tmp_path / "later.db")
+
+    def test_urls(self, tmp_path: Path) -> None:
+        """A store is picked by its URL; an unknown one says what to give."""
+        for url, kind in ((f"sqlite:///{tmp_path / 'new' / 'x.db'}", SqliteStore), ("memory://", MemoryStore)):
+            store = open_store(url)
+            assert isinstance(store, kind)
+            store.close()
+        with pytest.raises(StoreFailure, match="give sqlite:///"):
+            open_store("mysql://x")
+
+
+class TestTheSchema:
+    def test_head(self) -> None:
+        """The revision that the quick check compares with is Alembic's head, and the tables have every column."""
+        from alembic.script import ScriptDirectory
+
+        assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
+
+    def test_columns(self, path: Path) -> None:
+        """The tables have exactly the columns that rows are written to; counters too."""
+        with sqlite3.connect(path) as db:
+            assert {name for _, name, *_ in db.execute("PRAGMA table_info(calls)")} == {"id", *CALL_COLUMNS}
+            assert {name for _, name, *_ in db.execute("PRAGMA table_info(rollups)")} >= set(FIELDS)
+        db.close()
+
+    def test_reports_scan_nothing(self, path: Path) -> None:
+        """Listings and reports go through an index."""
+        with sqlite3.connect(path) as db:
+            for query in (
+                "SELECT * FROM calls WHERE run_id = 'x' ORDER BY started_at DESC, id DESC LIMIT 9",
+                "SELECT * FROM calls WHERE user_id = 'x' ORDER BY started_at DESC, id DESC LIMIT 9",
+                "SELECT * FROM calls WHERE session_id = 'x' ORDER BY started_at DESC, id DESC LIMIT 9",
+                "WITH family (run_id) AS (VALUES ('x')) SELECT * FROM family CROSS JOIN calls"
+                " ON calls.run_id = family.run_id",
+                "SELECT * FROM calls ORDER BY started_at DESC, id DESC LIMIT 9",
+                "SELECT * FROM calls WHERE request_id = 'x'",
+                "SELECT DISTINCT owner FROM calls WHERE status = 'open'",
+                "SELECT SUM(calls) FROM rollups WHERE dim = 'x' AND bucket_start >= 5 GROUP BY first_key",
+                "SELECT * FROM runs WHERE tenant = 'x' AND root_run_id = 'y' AND parent_run_id IS NOT NULL",
+            ):
+                plan = [detail for *_, detail in db.execute(f"EXPLAIN QUERY PLAN {query}")]
+                assert not any(step in ("SCAN calls", "SCAN rollups", "SCAN runs") for step in plan), (query, plan)
+                assert "LIMIT" not in query or not any("TEMP B-TREE" in step for step in plan), (query, plan)
+        db.close()
+
+    def test_opening_again_needs_no_alembic(self, path: Path) -> None:
+        """Opening a ledger that is up to date imports neither Alembic nor SQLAlchemy."""
+        code = (
+            "import sys; from bursar.stores.sqlite import SqliteStore; SqliteStore(sys.argv[1]).close();"
+            "sys.exit(int(any(name in sys.modules for name in ('alembic', 'sqlalchemy'))))"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+    def test_two_processes_open_a_new_file(self, tmp_path: Path) -> None:
+        """Both succeed; one of them migrates."""
+        code = "import sys; from bursar.stores.sqlite import SqliteStore; SqliteStore(sys.argv[1]).close()"
+        runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "new.db")]) for _ in range(3)]
+        assert [run.wait(60) for run in runs] == [0, 0, 0]
+        store = SqliteStore(tmp_path / "new.db")
+        live(store, "r")
+        assert store.verify() == []
+        store.close()
+
+
+WORKER = """
+import sys, zlib
+sys.path.insert(0, sys.argv[1])
+from books import Hold, SqliteStore, done, row
+store, me, pairs = SqliteStore(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+for start in range(0, pairs, 20):
+    numbers = range(start, start + 20)
+    entries = [row(f"{me}-{n}", run_id=f"run{n % 7}", parent_run_id="root", agent_id=me) for n in numbers]
+    for entry, receipt in [(entry, store.reserve(entry)) for entry in entries]:
+        store.settle(receipt.result(), done(entry))
+store.flush()
+print("settled", flush=True)
+store.reserve(row(f"{me}-open", agent_id=me)).result()
+print("open", flush=True)
+sys.stdin.read()
+store.close()
+"""
+
+
+def worker(path: Path, name: str, pairs: int) -> "subprocess.Popen[str]":
+    arguments = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(path), name, str(pairs)]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+class TestProcesses:
+    def test_four_writers(self, path: Path) -> None:
+        """Four processes write at once: every pair is booked exactly once, under shared runs too."""
+        workers = [worker(path, f"w{number}", 100) for number in range(4)]
+        for each in workers:
+            each.communicate(timeout=60)
+            assert each.returncode == 0
+        store = SqliteStore(path)
+        assert {line.key: line.counts.completed for line in store.spend("agent")} == {f"w{n}": 100 for n in range(4)}
+        assert (total(store).cost_nanos, total(store).expired) == (400 * 1_000 + 4 * 5_000, 4)
+        root = store.run_total("root")
+        assert root is not None and root.tree_cost_nanos == 400 * 1_000
+        assert store.verify() == []
+        store.close()
+
+    def test_kill_9(self, path: Path) -> None:
+        """A killed process loses no committed row; what it had open is expired at its hold at the next opening."""
+        victim = worker(path, "v", 40)
+        assert victim.stdout is not None
+        assert [victim.stdout.readline().strip() for _ in range(2)] == ["settled", "open"]
+        watcher = SqliteStore(path)
+        assert (watcher.sweep(), total(watcher).expired) == (0, 0)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate(timeout=10)
+        store = SqliteStore(path)
+        assert (total(store).completed, total(store).expired) == (40, 1)
+        assert [entry.cost_nanos for entry in store.call("v-open")] == [5_000]
+        assert (store.verify(), watcher.sweep()) == ([], 0)
+        watcher.close()
+        store.close()
+
+    def test_fork(self, path: Path) -> None:
+        """A forked child writes as an owner of its own; the parent goes on, and its open rows stay its own."""
+        store = SqliteStore(path)
+        opening = row("parent", agent_id="parent")
+        hold = store.reserve(opening).result()
+        assert isinstance(hold, Hold)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                live(store, "child", agent_id="child")
+                store.settle(hold, done(opening, cost_nanos=7)).result(10)
+                code = 0 if (store.ignored, total(store).completed) == (1, 1) else 2
+                store.close()
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.settle(hold, done(opening)).result()
+        assert {line.key for line in store.spend("agent")} == {"parent", "child"}
+        assert (total(store).cost_nanos, store.verify()) == (2_000, [])
+        store.close()
+
+    def test_a_fork_does_not_keep_the_dead_alive(self, path: Path) -> None:
+        """A child that outlives its parent does not hold the parent's rows open."""
+        code = (
+            "import os, sys; sys.path.insert(0, sys.argv[1]); from books import SqliteStore, row\n"
+            "store = SqliteStore(sys.argv[2]); store.reserve(row('r')).result()\n"
+            "if os.fork() == 0:\n    sys.stdin.read(); os._exit(0)\n"
+            "os._exit(0)"
+        )
+        arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(path)]
+        parent = subprocess.Popen(arguments, stdin=subprocess.PIPE)
+        assert parent.wait(30) == 0
+        store = SqliteStore(path)
+        assert [entry.status for entry in store.call("r")] == ["expired"]
+        store.close()
+        assert parent.stdin is not None
+        parent.stdin.close()
+
+    def test_dropped_without_close(self, path: Path) -> None:
+        """A process that ends without closing its store still books what it had settled."""
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from books import *\n"
+            "store = SqliteStore(sys.argv[2])\n"
+            "for n in range(50):\n    store.reserve(row(f'r{n}')); store.settle(Hold(f'r{n}', 1), done(row(f'r{n}')))\n"
+        )
+        subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(path)], check=True)
+        store = SqliteStore(path)
+        assert (total(store).completed, total(store).expired) == (50, 0)
+        store.close()
+
+
+class TestThreads:
+    def test_many_callers(self, path: Path) -> None:
+        """Threads share one store: each gets its own answer and nothing is lost."""
+        store = SqliteStore(path)
+
+        def work(name: str) -> None:
+            for number in range(50):
+                live(store, f"{name}-{number}", agent_id=name)
+
+        threads = [threading.Thread(target=work, args=(f"t{number}",)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert (total(store).completed, store.verify()) == (400, [])
+        store.close()
+
+    def test_one_hop_a_batch(self, path: Path) -> None:
+        """However many answers a batch holds, each event loop is called into once for it."""
+        store = SqliteStore(path)
+        hops = list[Any]()
+        heard = threading.Event()
+        answers = list[Any]()
+
+        def post(function: Callable[..., Any], *arguments: Any) -> None:
+            hops.append(function)
+            function(*arguments)
+
+        def hear(receipt: Any) -> None:
+            answers.append(receipt.result())
+            if len(answers) == 100:
+                heard.set()
+
+        turn = Turn(path)
+        with turn.taken():  # somebody else's: the writer has to wait, and the jobs gather
+            for number in range(100):
+                store.reserve(row(f"r{number}")).add_done_callback(hear, post)
+        assert heard.wait(10)
+        turn.close()
+        store.close()
+        assert len(hops) <= 2
+        assert {answer.request_id for answer in answers} == {f"r{number}" for number in range(100)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_writer_says_so() -> None:
+    """Should the writing thread die of a bug, the jobs it had and all later ones are told; nobody waits for ever."""
+    buried = list[int]()
+    told = threading.Event()
+
+    def commit(jobs: list[int]) -> None:
+        raise ZeroDivisionError("a bug")
+
+    def bury(jobs: list[int], fault: BaseException) -> None:
+        buried.extend(jobs)
+        told.set()
+
+    group = GroupCommit[int](commit, bury, lambda: None, lambda: None)
+    assert group.submit(1, "now")
+    assert told.wait(10)
+    assert group._thread is not None
+    group._thread.join(10)
+    assert (buried, group.submit(2, "now"), type(group.fault)) == ([1], False, ZeroDivisionError)
+
+
+def test_a_settlement_never_overtakes_its_reserve() -> None:
+    """However they were queued, a reserve is written before its settlement, and what asks for all comes last."""
+    batches = list[list[str]]()
+    gate, began = threading.Event(), threading.Event()
+
+    def commit(jobs: list[str]) -> None:
+        began.set()
+        gate.wait(10)
+        batches.append(jobs)
+
+    group = GroupCommit[str](commit, lambda jobs, fault: None, lambda: None, lambda: None)
+    group.submit("first", "now")
+    assert began.wait(10)
+    for number in range(300):
+        group.submit(f"reserve {number}", "now")
+        group.submit(f"settle {number}", "soon")
+    group.submit("mark", "last")
+    gate.set()
+    group.close()
+    order = [job for batch in batches for job in batch]
+    assert len(order) == 602 and order[-1] == "mark"
+    assert all(order.index(f"reserve {number}") < order.index(f"settle {number}") for number in range(300))
+
+
+def test_connection_settings(path: Path) -> None:
+    """The ledger runs on a write-ahead log, synced at checkpoints."""
+    db = connect(path)
+    assert (db.execute("PRAGMA journal_mode").fetchone(), db.execute("PRAGMA synchronous").fetchone()) == (
+        ("wal",),
+        (1,),
+    )
+    db.close()
