@@ -1,7 +1,7 @@
 """A gateway over a sandbox provider, both on real sockets, for tests of everything between them.
 
-Leaving it proves what must hold whatever a test did: the ledger audits clean, no row is left open, and the server has
-logged no error. Not a test itself.
+Leaving it proves what must hold whatever a test did: the ledger audits clean, no row is left open, and no exception
+has left the application. Not a test itself.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ TLS = ssl.create_default_context()
 PRICES = compile_book({}, {"gemini": "google", "second": "openai"})
 HASH_KEY = b"h" * 32
 DEADLINE = 15.0
+UNFINISHED = "an answer was left unfinished"
 TIERS = {
     "small": (Candidate("openai", "gpt-4o-mini"), Candidate("second", "gpt-4.1-mini")),
     "claude": (Candidate("anthropic", "claude-haiku-4-5"),),
@@ -212,15 +213,42 @@ class _Server(uvicorn.Server):
 
 
 class _Errors(logging.Handler):
-    """Keeps what is logged as an error, but for what the sandbox's own server says of faults that were asked for."""
+    """Keeps what asyncio and others log as an error; uvicorn's own log goes by another way, hence _watched."""
 
     def __init__(self, kept: list[str]) -> None:
         super().__init__(logging.ERROR)
         self._kept = kept
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.threadName != "bursar-sandbox":
-            self._kept.append(record.getMessage() + (f"\n{record.exc_info[1]!r}" if record.exc_info else ""))
+        self._kept.append(record.getMessage() + (f"\n{record.exc_info[1]!r}" if record.exc_info else ""))
+
+
+def _watched(app: Gateway, kept: list[str]) -> Any:
+    """The application, with a note of every exception that leaves it and every answer that it leaves unfinished."""
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        over = scope["type"] != "http"
+
+        async def sent(message: Any) -> None:
+            nonlocal over
+            await send(message)
+            over = over or (message["type"] == "http.response.body" and not message.get("more_body", False))
+
+        async def got() -> Any:
+            nonlocal over
+            message = await receive()
+            over = over or message["type"] == "http.disconnect"
+            return message
+
+        try:
+            await app(scope, got, sent)
+        except BaseException as fault:
+            kept.append(repr(fault))
+            raise
+        if not over:
+            kept.append(UNFINISHED)
+
+    return watched
 
 
 def policy(url: str, on_disconnect: OnDisconnect = "auto", retry: Retry | None = None, drain: Drain | None = None,
@@ -239,7 +267,7 @@ def policy(url: str, on_disconnect: OnDisconnect = "auto", retry: Retry | None =
 
 
 @contextmanager
-def serving(app: Gateway) -> Iterator[tuple[_Server, int]]:
+def serving(app: Any) -> Iterator[tuple[_Server, int]]:
     """The application on a free loopback port, as `bursar serve` sets it up; on leaving a graceful shutdown."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         server = _Server(uvicorn.Config(app, log_config=None, **options()))
@@ -269,7 +297,7 @@ def running(
     """A gateway over a sandbox: in memory, or on a SQLite ledger at `path`; `keyed`: an admin key `.admin` exists.
 
     upstream: where the providers are, if it is not the sandbox.
-    noisy: a connection that is broken off on purpose makes the server log an error, which is allowed.
+    noisy: the test looks at `errors` itself.
     """
     store: Store = MemoryStore() if path is None else SqliteStore(path)
     with SandboxServer(sandbox) as provider:
@@ -280,7 +308,7 @@ def running(
         handler = _Errors(gateway.errors)
         logging.getLogger().addHandler(handler)
         try:
-            with serving(app) as (server, port):
+            with serving(_watched(app, gateway.errors)) as (server, port):
                 gateway.server, gateway.port, gateway.url = server, port, f"http://127.0.0.1:{port}"
                 yield gateway
                 if not server.should_exit:

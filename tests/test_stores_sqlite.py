@@ -349,8 +349,7 @@ class TestThreads:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_writer_says_so() -> None:
     """Should the writing thread die of a bug, the jobs it had and all later ones are told; nobody waits for ever."""
-    buried = list[int]()
-    told = threading.Event()
+    buried, told = list[int](), threading.Event()
 
     def commit(jobs: list[int]) -> None:
         raise ZeroDivisionError("a bug")

@@ -40,6 +40,9 @@ class Prices:
         rates: dict[Any, int] = {"input": 10**9, "output": 4 * 10**9, "cache_read": 10**8}
         return Card(price_id=f"test:{model}", rates=rates, fees={}, max_output_tokens=1000)
 
+    def dearest(self, provider: str, at: Instant) -> Card | Unpriced:
+        return Card(price_id="ceiling:test", rates={"input": 10**10, "output": 10**10}, fees={})
+
 
 def policy(**changes: Any) -> Policy:
     providers = {

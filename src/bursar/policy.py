@@ -67,6 +67,10 @@ class PriceBook(Protocol):
 
     def card(self, provider: str, model: str, terms: Terms, at: Instant) -> Card | Unpriced: ...
 
+    def dearest(self, provider: str, at: Instant) -> Card | Unpriced:
+        """The highest known rate of each bucket at that provider: what unknown_price = "ceiling" goes by."""
+        ...
+
 
 class Provider(msgspec.Struct, frozen=True):
     """An upstream. base_url is what an SDK of that family would be given."""

@@ -11,6 +11,7 @@ from bursar.stores.base import Counters, Key, Line, Run
 from bursar.types import Entry, Instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 _HIDDEN = frozenset(("blocks", "request", "response", "terms", "hold_nanos", "input_estimate", "output_estimate"))
 
 
@@ -43,14 +44,19 @@ def call(entry: Entry) -> dict[str, Any]:
 
 
 def counters(counts: Counters) -> dict[str, Any]:
-    """Sums over rows: money as *_usd."""
-    named = {name: getattr(counts, name) for name in counts.__struct_fields__}
-    return {
-        (name.removesuffix("_nanos") + "_usd" if name.endswith("_nanos") else name): (
-            format_usd(value) if name.endswith("_nanos") else value
-        )
-        for name, value in named.items()
-    }
+    """Sums over rows: money as *_usd. A sum of which no row knew its part is None, never 0."""
+    told: dict[str, Any] = {}
+    for name in counts.__struct_fields__:
+        value = getattr(counts, name)
+        if name.endswith("_nanos"):
+            told[name.removesuffix("_nanos") + "_usd"] = format_usd(value)
+        else:
+            told[name] = value
+    if counts.unpriced and counts.unpriced == counts.attempts + counts.hits + counts.refused:
+        told["cost_usd"] = None
+    if counts.attempts and counts.unknown_usage == counts.attempts:
+        told |= {name: told[name] or None for name in _TOKENS}
+    return told
 
 
 def line(by: str, item: Line) -> dict[str, Any]:

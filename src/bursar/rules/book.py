@@ -6,7 +6,7 @@ the exception that is known: nothing was produced, nothing is owed (wire.md sect
 
 import msgspec
 
-from bursar.policy import Policy, Unpriced
+from bursar.policy import Card, Policy, Unpriced
 from bursar.rules import digest, estimate, price
 from bursar.types import (
     Abandoned,
@@ -176,7 +176,24 @@ def _cost(entry: Entry, usage: Usage, model: str | None, terms: Terms, policy: P
         sent = price.quote(usage, entry.provider, entry.model, terms, policy.prices, entry.started_at)
         if sent.price_id is not None and sent.price_id.startswith("policy/"):
             return sent
+    if cost.nanos is None and policy.unknown_price == "ceiling":
+        most = policy.prices.dearest(entry.provider, entry.started_at)
+        if not isinstance(most, Unpriced):
+            bound = price.quote(usage, entry.provider, "", terms, _Only(most), entry.started_at)
+            return msgspec.structs.replace(bound, status="estimated") if bound.nanos is not None else cost
     return cost
+
+
+class _Only(msgspec.Struct, frozen=True):
+    """A price book of one card."""
+
+    only: Card
+
+    def card(self, provider: str, model: str, terms: Terms, at: Instant) -> Card | Unpriced:
+        return self.only
+
+    def dearest(self, provider: str, at: Instant) -> Card | Unpriced:
+        return self.only
 
 
 def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> int | None:

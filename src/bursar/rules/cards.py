@@ -61,12 +61,13 @@ class _Dated:
 class Book:
     """A PriceBook: it only remembers what it has computed, so the same question has the same answer for its life."""
 
-    __slots__ = ("_catalogs", "_dated", "_own")
+    __slots__ = ("_catalogs", "_dated", "_dearest", "_own")
 
     def __init__(self, own: Mapping[str, _Own], catalogs: Mapping[str, str]) -> None:
         self._own = own
         self._catalogs = catalogs
         self._dated: dict[tuple[str, str, Terms], _Dated] = {}
+        self._dearest: dict[tuple[str, int], Card | Unpriced] = {}
 
     def card(self, provider: str, model: str, terms: Terms, at: Instant) -> Card | Unpriced:
         """The rates of one model, as served, at an instant; Unpriced says what is missing and how to cure it."""
@@ -77,6 +78,31 @@ class Book:
                 self._dated.clear()
             dated = self._dated[key] = self._date(provider, model, terms)
         return dated.at(at)
+
+    def dearest(self, provider: str, at: Instant) -> Card | Unpriced:
+        """The highest rate of each bucket among the models of the provider's catalogue, long prompts included."""
+        today = (provider, at // DAY)
+        if today not in self._dearest:
+            self._dearest[today] = self._highest(provider, at)
+        return self._dearest[today]
+
+    def _highest(self, provider: str, at: Instant) -> Card | Unpriced:
+        from genai_prices import __version__  # noqa: PLC0415
+        from genai_prices.data import providers  # noqa: PLC0415
+
+        catalog = self._catalogs.get(provider, provider)
+        models = next((listed.models for listed in providers if listed.id == catalog), [])
+        rates: dict[Bucket, int] = {}
+        fees: dict[Fee, int] = {}
+        for card in (self.card(provider, model.id, Terms(), at) for model in models):
+            if isinstance(card, Card):
+                for bucket, rate in (*card.rates.items(), *(card.long_rates or {}).items()):
+                    rates[bucket] = max(rate, rates.get(bucket, 0))
+                for fee, price in card.fees.items():
+                    fees[fee] = max(price, fees.get(fee, 0))
+        if not rates:
+            return Unpriced(f"no model of {provider} has a known price: there is no ceiling to go by")
+        return Card(price_id=f"ceiling:genai-prices-{__version__}:{catalog}", rates=rates, fees=fees)
 
     def _date(self, provider: str, model: str, terms: Terms) -> _Dated:
         full = f"{provider}/{model}"

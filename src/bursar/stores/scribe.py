@@ -31,7 +31,7 @@ _POISON = (
     OverflowError, ValueError, TypeError, LookupError,
 )  # fmt: skip
 _DOWN = (sqlite3.Error, OSError)
-_RUNS_KEPT = 20_000
+_RUNS_KEPT = 5_000
 _RETRY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 60.0
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 from bursar.doors import ids
 from bursar.doors.library import context
 from bursar.doors.library.desk import Desk
-from bursar.doors.library.ledger import Ledger
+from bursar.doors.library.ledger import Ledger, Row, When
 from bursar.doors.library.wrap import wrap, wrap_http
 from bursar.policy import Policy
 from bursar.stores.base import Store
@@ -33,7 +33,7 @@ class Guard:
 
     def __init__(self, policy: Policy, store: Store, *, attempts: int = 1) -> None:
         self._desk = Desk(policy, store, attempts)
-        self.ledger = Ledger(store)
+        self.ledger = Ledger(store, tuple(policy.tiers))
 
     def wrap(self, client: C, *, provider: str | None = None) -> C:
         """Put the guard on a client, in place, and give the same client back; TypeError where it is of no known kind.
@@ -93,6 +93,16 @@ class Guard:
     def step(self, name: str) -> context.Step:
         """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function."""
         return context.Step(name)
+
+    def report(
+        self, by: str = "agent", *, since: When = None, until: When = None, agent: str | None = None, zone: str = "UTC"
+    ) -> Row:
+        """Cost per run and per user, cache hit rate, models by tier, and a table by `by`: `bursar report --json`.
+
+        by: agent, step, user, session, model, tier, provider, api, tag:K, day or hour (of `zone`). since, until: aware
+        datetimes or text such as "7d". ValueError says what cannot be asked.
+        """
+        return self.ledger.report(by, since=since, until=until, agent=agent, zone=zone)
 
     def flush(self, seconds: float = _SECONDS) -> None:
         """Wait at most that long for abandoned streams that drain, then until every row so far is in the ledger.

@@ -4,11 +4,12 @@ Amounts are decimal strings in USD, times ISO 8601 UTC, unknown is None. Reads s
 before; each blocks for as long as it takes. An unknown filter raises TypeError and names those there are.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from bursar.doors.period import instant
-from bursar.insights import rows
+from bursar.insights import report, rows
 from bursar.stores.base import Filters, Page, Store
 from bursar.types import Instant
 
@@ -20,8 +21,8 @@ When: TypeAlias = str | datetime | None
 class Ledger:
     """What `bursar runs`, `bursar run` and `bursar report` ask, and every row behind it."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, tiers: Sequence[str] = ()) -> None:
+        self._store, self._tiers = store, tiers
 
     def calls(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Row]:
         """Rows, newest first: one for each physical attempt.
@@ -49,6 +50,14 @@ class Ledger:
         """Sums by agent, step, user, session, model, tier, provider, api, tag:K, total; by day or hour of a zone."""
         found = self._store.spend(by, _instant(since), _instant(until), Filters(), zone)
         return [rows.line(by, line) for line in found]
+
+    def report(
+        self, by: str = "agent", *, since: When = None, until: When = None, agent: str | None = None, zone: str = "UTC"
+    ) -> Row:
+        """The four metrics, a table and remarks, as `bursar report --json` prints them."""
+        start, end = _instant(since), _instant(until)
+        found = report.build(self._store, by=by, since=start, until=end, agent=agent, zone=zone, tiers=self._tiers)
+        return report.as_json(found)
 
 
 def _filters(said: dict[str, Any]) -> Filters:
