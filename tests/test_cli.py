@@ -1,4 +1,4 @@
-"""The command line as it is used: what it prints, what it makes, and the code it ends with; no user sees a traceback."""
+"""The command line as it is used: what it prints, what it makes, the code it ends with; no user sees a traceback."""
 
 import contextlib
 import io
@@ -151,7 +151,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["serve", "--workers", "0"], "expected 1 or more"),
         (["serve", "--port", "70000"], "expected 0 to 65535"),
         (["serve", "--host", "0.0.0.0", "--port", "0"], "create a key first"),
-        (["serve", "--host", "no such host", "--port", "0"], "cannot be bound"),
+        (["sandbox", "--host", "no such host", "--port", "0"], "cannot be bound"),
         (["sandbox", "--faults", "colour:0.1", "--port", "0"], "is not a fault"),
         (["sandbox", "--recorded", "nowhere.jsonl"], "is no file"),
         (["demo", "--runs", "0"], "give at least 1"),
@@ -212,7 +212,7 @@ def test_the_template_shows_every_key_and_only_true_examples(tmp_path: Path) -> 
     for name in ("store", "gateway", "retry", "drain", "secrets", "unknown_price", "on_disconnect", "capture"):
         assert getattr(told, name) == getattr(usual, name)
     sections = [field.annotation for field in Settings.model_fields.values()]
-    models = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    models: list[Any] = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]
     for model in (*models, ProviderSection, PriceSection):
         missing = [name for name in model.model_fields if not re.search(rf"\b{name}\b", TEMPLATE.read_text())]
         assert missing == [], model
@@ -358,6 +358,7 @@ def ask(url: str, body: Any = None, **headers: str) -> Any:
             raise
         except OSError:
             assert time.monotonic() < end, f"{url} does not listen"
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -401,4 +402,4 @@ def test_a_worker_of_several_finds_the_configuration_by_its_variable(
     gateway = worker.create()
     assert isinstance(gateway.store, MemoryStore)
     assert gateway.proxy.settings.max_body_bytes == 7
-    assert worker.FACTORY == f"{worker.create.__module__}:{worker.create.__name__}"
+    assert f"{worker.create.__module__}:{worker.create.__name__}" == worker.FACTORY

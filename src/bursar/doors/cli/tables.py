@@ -25,8 +25,15 @@ _MANY = 50
 
 def console() -> Console:
     """Stdout, as wide as the terminal; as wide as the longest line where it is none."""
-    told = Console(highlight=False, markup=False, emoji=False)
-    return told if told.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_ENDLESS)
+    told = _Console(highlight=False, markup=False, emoji=False)
+    return told if told.is_terminal else _Console(highlight=False, markup=False, emoji=False, width=_ENDLESS)
+
+
+class _Console(Console):
+    """Leaves a reader that has gone away to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 # --- the report
