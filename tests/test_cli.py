@@ -292,9 +292,6 @@ def test_verify_finds_what_was_tampered_with(booked: Cli) -> None:
     assert booked("verify", "--json").json["findings"]
 
 
-# --- price
-
-
 def test_price_answers_every_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A price, an unknown model and bytes that are not even text: one JSON line each, none of them fatal."""
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
@@ -307,9 +304,6 @@ def test_price_answers_every_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert [(answer["id"], answer["usd"], answer["status"]) for answer in answers] == [
         ("gpt-4o", "0.0035", "final"), ("mystery", None, "unpriced"), (None, None, "unpriced")
     ]  # fmt: skip
-
-
-# --- keys
 
 
 def test_a_keys_life(cli: Cli) -> None:

@@ -35,11 +35,7 @@ def recorded(row: Row, tenant: str) -> Recorded:
     written = row.count("prompt_cache_write_tokens")
     reasoning = row.count("reasoning_tokens")
     return Recorded(
-        source="helicone",
-        id=name,
-        started_at=started,
-        tenant=tenant,
-        status=status,
+        source="helicone", id=name, started_at=started, tenant=tenant, status=status,
         cache="hit" if status == "hit" else "miss" if row.flag("cache_enabled") else "bypass",
         api=_api(row),
         provider=(row.text("provider") or "unknown").lower(),
@@ -61,7 +57,7 @@ def recorded(row: Row, tenant: str) -> Recorded:
         cache_write_tokens=written,
         reasoning_tokens=reasoning,
         cost_nanos=row.usd("cost", "costUSD", "cost_usd"),
-    )
+    )  # fmt: skip
 
 
 def _outcome(row: Row) -> tuple[Status, int | None]:

@@ -50,11 +50,7 @@ def recorded(row: Row, traces: Mapping[str, Row], tenant: str) -> Recorded | Non
     ended = row.instant("endTime", "end_time")
     failed = row.text("level") == "ERROR"
     return Recorded(
-        source="langfuse",
-        id=name,
-        started_at=started,
-        tenant=tenant,
-        status="failed" if failed else "completed",
+        source="langfuse", id=name, started_at=started, tenant=tenant, status="failed" if failed else "completed",
         api="embeddings" if kind == "EMBEDDING" else "other",
         provider=metadata.text("ls_provider", "gen_ai.provider.name", "gen_ai.system"),
         model=model,
@@ -74,7 +70,7 @@ def recorded(row: Row, traces: Mapping[str, Row], tenant: str) -> Recorded | Non
         cached_tokens=counts.cached,
         cache_write_tokens=counts.written,
         reasoning_tokens=counts.reasoning,
-    )
+    )  # fmt: skip
 
 
 class _Counts(NamedTuple):

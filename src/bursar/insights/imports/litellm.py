@@ -36,17 +36,9 @@ def recorded(row: Row, tenant: str) -> Recorded:
     if status == "completed" and not any(counts):
         counts = [None, None]
     session = row.text("session_id")
-    first = _since(started, row.instant("completionStartTime", "completion_start_time"))
-    duration = row.milliseconds("request_duration_ms")
-    if duration is None:
-        duration = _since(started, row.instant("endTime", "end_time"))
+    duration, first = _times(row, started)
     return Recorded(
-        source="litellm",
-        id=name,
-        started_at=started,
-        tenant=tenant,
-        status=status,
-        cache=cache,
+        source="litellm", id=name, started_at=started, tenant=tenant, status=status, cache=cache,
         api=_api(row),
         provider=provider,
         model=model,
@@ -57,7 +49,7 @@ def recorded(row: Row, tenant: str) -> Recorded:
         agent_id=row.text("agent_id"),
         tags=_tags(row, metadata),
         duration_ms=duration,
-        first_byte_ms=first if first is not None and duration is not None and first < duration else None,
+        first_byte_ms=first,
         http_status=_http_status(metadata),
         error=_error(metadata) if status == "failed" else None,
         input_tokens=counts[0],
@@ -69,7 +61,16 @@ def recorded(row: Row, tenant: str) -> Recorded:
         reasoning_tokens=_detail(usage, extra, "reasoning_tokens", "completion_tokens_details", "reasoning_tokens"),
         usage=usage.json(),
         cost_nanos=_cost(row, metadata, status),
-    )
+    )  # fmt: skip
+
+
+def _times(row: Row, started: Instant) -> tuple[int | None, int | None]:
+    """Duration and first byte, in milliseconds. What did not stream has its end for its first token: no first byte."""
+    duration = row.milliseconds("request_duration_ms")
+    if duration is None:
+        duration = _since(started, row.instant("endTime", "end_time"))
+    first = _since(started, row.instant("completionStartTime", "completion_start_time"))
+    return duration, first if first is not None and duration is not None and first < duration else None
 
 
 def _served(row: Row) -> tuple[str | None, str | None]:
