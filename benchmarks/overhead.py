@@ -167,7 +167,9 @@ def spend(client: Any, payload: dict[str, Any]) -> None:
             pass
 
 
-def duel(call: Callable[[Any, Any], None], payload: Any, alone: Any, wrapped: Any, calls: int, rounds: int) -> dict[str, Any]:
+def duel(
+    call: Callable[[Any, Any], None], payload: Any, alone: Any, wrapped: Any, calls: int, rounds: int
+) -> dict[str, Any]:
     cpu: dict[str, list[float]] = {"alone": [], "wrapped": []}
     p50: dict[str, list[float]] = {"alone": [], "wrapped": []}
     for turn in range(rounds + 1):

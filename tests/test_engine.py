@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
-from worlds import Scripted, abandoned, call, completed, failed, policy
 
 from bursar.drivers.life import Life
 from bursar.engine import handle
 from bursar.policy import Candidate
 from bursar.rules import retry
 from bursar.types import Call, Completed, Failed, Outcome, Part, Reading, Refused, Usage
+from worlds import Scripted, abandoned, call, completed, failed, policy
 
 TIER = {"mid": (Candidate("openai", "gpt-4o"), Candidate("spare", "gpt-4o-spare"), Candidate("anthropic", "claude"))}
 

@@ -134,9 +134,9 @@ def play(job: Job, c: Clients, lengths: dict[str, int]) -> str:
 def door(which: str, url: str, store: Store) -> Iterator[Clients]:
     """The SDKs behind one of the two doors. The gateway retries by itself, in the library the SDKs do."""
     if which == "gateway":
-        with serving(Gateway(policy(url), store, HASH_KEY, {}, ProxySettings())) as (_, port):
-            with closing(clients(f"http://127.0.0.1:{port}", 0)) as c:
-                yield c
+        app = Gateway(policy(url), store, HASH_KEY, {}, ProxySettings())
+        with serving(app) as (_, port), closing(clients(f"http://127.0.0.1:{port}", 0)) as c:
+            yield c
     else:
         with Guard(policy(url), store) as guard, closing(clients(url, 2)) as c:
             for client in c:
@@ -158,11 +158,10 @@ def all_rows(store: Store) -> list[Entry]:
 def mixed(which: str, count: int, path: Path, tolerance: float) -> None:
     asked = jobs(count)
     lengths: dict[str, int] = {}
-    with SandboxServer(Settings()) as rehearsal:
-        with closing(clients(rehearsal.url, 0)) as alone:
-            for kind, prompt, stream, share in asked:
-                if share is not None:
-                    lengths[prompt] = kind(alone, prompt, stream, None)
+    with SandboxServer(Settings()) as rehearsal, closing(clients(rehearsal.url, 0)) as alone:
+        for kind, prompt, stream, share in asked:
+            if share is not None:
+                lengths[prompt] = kind(alone, prompt, stream, None)
     with SandboxServer(Settings(chunk_ms=3, keep_requests=10 * count)) as sandbox:
         store = SqliteStore(path)
         with door(which, sandbox.url, store) as c, ThreadPoolExecutor(8) as pool:

@@ -135,7 +135,7 @@ def check(rows: list[Row], store: Store) -> None:
             expected[model] = [a + b for a, b in zip(expected[model], (told["it"], told["ot"], usd), strict=True)]
     for model, (tokens_in, tokens_out, usd) in expected.items():
         counts = booked[model]
-        assert (counts.input_tokens, counts.output_tokens) == (tokens_in, tokens_out), model
+        assert [counts.input_tokens, counts.output_tokens] == [int(tokens_in), int(tokens_out)], model
         assert abs(Decimal(counts.cost_nanos) / 10**9 - usd) <= Decimal(len(rows)) / 2 / 10**9, model
         assert (counts.calls, counts.unpriced, counts.estimated) == (len(rows), 0, 0)
     assert store.verify() == []

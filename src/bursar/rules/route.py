@@ -1,4 +1,4 @@
-"""Which provider and model serve a call, in what order. Pure; never a silent downgrade: else the caller's model is kept.
+"""Which provider and model serve a call, in what order. Pure; never a silent downgrade: the caller's model is kept.
 
 `model` is a tier's name, `provider/model`, or a model served by the first provider of the call's wire family that
 lists or prices it (contract.md section 3).
