@@ -181,7 +181,7 @@ def test_an_unknown_provider_is_said() -> None:
     assert verdict.outcome.reason == snapshot(
         "unknown provider 'acme' in model 'acme/mystery': configured are openai, spare, anthropic ([providers])"
     )
-    assert world.trace == []
+    assert world.trace == ["settle #1 refused final 0"]
 
 
 outcomes = st.one_of(

@@ -386,3 +386,14 @@ def test_without_keys_this_machine_alone_is_served(gw: Running, headers: dict[st
 def test_which_addresses_may_be_bound_without_keys(host: str, loopback: bool) -> None:
     """Loopback of both families; nothing that another machine can reach."""
     assert access.is_loopback(host) is loopback
+
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def test_a_tier_asked_by_header_wins(gw: Running) -> None:
+    """x-bursar-tier serves by that tier whatever the body's model says; an unknown one is 404 and names those there are."""
+    asked = gw.post("/v1/chat/completions", {"model": "gpt-4o", "messages": HELLO}, {"x-bursar-tier": "small"})
+    assert asked.headers["x-bursar-model"] == "openai/gpt-4o-mini" and gw.row().tier == "small"
+    wrong = gw.post("/v1/chat/completions", {"model": "gpt-4o", "messages": HELLO}, {"x-bursar-tier": "huge"})
+    assert wrong.status_code == 404 and "small, claude" in wrong.json()["error"]["message"]

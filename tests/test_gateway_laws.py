@@ -99,7 +99,9 @@ def test_what_no_provider_can_serve_is_said(gw: Running, model: str, told: str) 
     answer = gw.post("/v1/chat/completions", {**CHAT, "model": model})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (404, "false")
     assert told in answer.json()["error"]["message"]
-    assert gw.rows() == [] and gw.sandbox.requests == []
+    row = gw.row()
+    assert (row.status, row.provider, row.cost_nanos) == ("refused", "(none)", 0) and told in (row.error or "")
+    assert gw.sandbox.requests == []
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,5 +1,6 @@
 """What only a file on a disk can get wrong: damage, failing disks, schemas, processes that fork and die, threads."""
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -219,6 +220,21 @@ def worker(path: Path, name: str, pairs: int) -> "subprocess.Popen[str]":
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def in_child(work: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> int:
+    """Fork, do the work there, and say how it ended: 0, 1 where it raised, a negative signal where it hung."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    meanwhile()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 class TestProcesses:
     def test_four_writers(self, path: Path) -> None:
         """Four processes write at once: every pair is booked exactly once, under shared runs too."""
@@ -271,6 +287,73 @@ class TestProcesses:
         assert {line.key for line in store.spend("agent")} == {"parent", "child"}
         assert (total(store).cost_nanos, store.verify()) == (2_000, [])
         store.close()
+
+    def test_fork_amid_writes(self, path: Path) -> None:
+        """A fork while other threads write and read without pause leaves the child a ledger that it can write."""
+        store = SqliteStore(path)
+        stop, began = threading.Event(), threading.Barrier(3)
+
+        def write(name: str) -> None:
+            began.wait(10)
+            for number in itertools.count():
+                if stop.is_set():
+                    return
+                live(store, f"{name}-{number}", agent_id="parent")
+
+        def read() -> None:
+            began.wait(10)
+            while not stop.is_set():
+                store.calls(limit=5)
+
+        threads = [threading.Thread(target=write, args=("a",)), threading.Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        began.wait(10)
+        codes = [in_child(lambda: live(store, f"c{number}", agent_id="child")) for number in range(20)]  # noqa: B023
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        assert codes == [0] * 20
+        counts = {line.key: line.counts for line in store.spend("agent")}
+        assert (counts["child"].completed, counts["parent"].expired, store.verify()) == (20, 0, [])
+        store.close()
+
+    def test_the_child_outlives_its_parents_store(self, path: Path) -> None:
+        """The child's locks are its own: the parent, closing, sees that the file is in use and leaves its log."""
+        store = SqliteStore(path)
+        live(store, "before")
+        ours, theirs = os.pipe(), os.pipe()
+
+        def child() -> None:
+            live(store, "child 1")
+            os.write(theirs[1], b"x")
+            os.read(ours[0], 1)
+            live(store, "child 2")
+            store.close()
+
+        def parent() -> None:
+            os.read(theirs[0], 1)
+            live(store, "parent")
+            store.close()
+            assert path.with_name("ledger.db-wal").exists()
+            os.write(ours[1], b"x")
+
+        assert in_child(child, parent) == 0
+        after = SqliteStore(path)
+        assert {entry.request_id for entry in after.calls().items} == {"before", "child 1", "child 2", "parent"}
+        assert after.verify() == []
+        after.close()
+
+    def test_a_closed_store_stays_closed_in_a_child(self, path: Path) -> None:
+        """A fork does not open again what was closed."""
+        store = SqliteStore(path)
+        store.close()
+
+        def refused() -> None:
+            with pytest.raises(StoreFailure, match="has been closed"):
+                store.reserve(row("r")).result(10)
+
+        assert in_child(refused) == 0
 
     def test_a_fork_does_not_keep_the_dead_alive(self, path: Path) -> None:
         """A child that outlives its parent does not hold the parent's rows open."""

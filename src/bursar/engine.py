@@ -14,7 +14,7 @@ async def handle(call: Call, policy: Policy) -> Verdict:
     """Walk the plans that serve the call, cheapest and most preferred first, until one has answered."""
     plans = route.ladder(call, policy)
     if isinstance(plans, Refused):
-        return Verdict(plans, None, attempts=0)
+        return await refuse(book.opening(call, route.nowhere(call), 1, await Now(), policy), plans)
     verdict = Verdict(Refused("no plan was left to try"), None, attempts=0)
     for plan in plans:
         for turn in range(1, call.attempts + 1):
@@ -34,12 +34,18 @@ async def attempt(call: Call, plan: Plan, number: int, policy: Policy) -> Verdic
     entry = book.opening(call, plan, number, await Now(), policy)
     hold = book.unpriced(entry, policy) or await Reserve(entry)
     if isinstance(hold, Refused):
-        await Settle(Hold(entry.request_id, number), book.refusal(entry, hold))
-        return Verdict(hold, entry, number)
+        return await refuse(entry, hold)
     outcome = await Send(plan, entry)
     entry = book.closing(entry, outcome, await learned(entry, outcome), policy)
     await Settle(hold, entry)
     return Verdict(outcome, entry, number)
+
+
+async def refuse(entry: Entry, refused: Refused) -> Verdict:
+    """Nothing is sent; the refusal is a row like any other."""
+    entry = book.refusal(entry, refused)
+    await Settle(Hold(entry.request_id, entry.attempt), entry)
+    return Verdict(refused, entry, entry.attempt - 1)
 
 
 async def learned(entry: Entry, outcome: Outcome) -> Ratios:

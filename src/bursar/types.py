@@ -159,6 +159,8 @@ class Call(msgspec.Struct, frozen=True):
     """Path and query below the provider's base URL, with a leading slash: "/chat/completions"."""
     tags: Tags
     received: Instant
+    tier: str | None = None
+    """The tier that the caller asked for beside the body's model (x-bursar-tier); it wins."""
     provider: str | None = None
     """Set where the door's transport fixes the upstream (the library: the client's own base URL)."""
     sdk_retry: int = 0
@@ -275,6 +277,8 @@ class Refused(msgspec.Struct, frozen=True):
     """No hold: which budget stood in the way, by how much, and which setting cures it."""
 
     reason: str
+    unroutable: bool = False
+    """No configured provider can take the call, as it is written."""
     budget: str | None = None
     retry_after_ms: int | None = None
 

@@ -27,7 +27,7 @@ _OURS = {
     "x-bursar-step": "step",
     "x-bursar-user-tier": "user_tier",
 }
-_KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache")
+_KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache", "x-bursar-tier")
 """Any other of ours is refused, not passed over: a limit that is ignored, or an id misspelt, would be a lie."""
 _PEERS: dict[str, tuple[str, ...]] = {
     "user": ("helicone-user-id", "x-litellm-customer-id", "x-litellm-end-user-id", "portkey:_user", "baggage:user.id"),
@@ -70,6 +70,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     tags: Tags
     cache: CacheWish | None
+    tier: str | None
     forwarded: Headers
     """The headers that may go on to a provider: none of attribution's or control's is among them."""
 
@@ -101,7 +102,7 @@ def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | No
         _unpack(peers)
     said = dict(claims)
     tags = _tags(ours, peers, said, key)
-    return Asked(tags, _cache_wish(ours), tuple(forwarded))
+    return Asked(tags, _cache_wish(ours), ours.get("x-bursar-tier"), tuple(forwarded))
 
 
 def is_attribution(name: str) -> bool:

@@ -138,7 +138,7 @@ def _usage(entry: Entry, outcome: Outcome, learned: Ratios) -> Usage | None:
         return reading.usage
     if _owes_nothing(outcome):
         return _FREE
-    if outcome.status is None:
+    if outcome.status is None or entry.api == "other":
         return None
     return _estimated(entry, reading, learned)
 

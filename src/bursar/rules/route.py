@@ -20,28 +20,39 @@ FAMILY: dict[Api, Family] = {
 
 def ladder(call: Call, policy: Policy) -> tuple[Plan, ...] | Refused:
     """The plans to walk, best first; Refused where no provider can take the call."""
-    wanted = call.view.model
+    wanted = call.view.model if call.tier is None else call.tier
     if call.provider is not None:
         return (_plan(call, policy, call.provider, wanted, "caller"),)
     family = FAMILY.get(call.api)
     if wanted is not None and (tier := policy.tiers.get(wanted)) is not None:
-        return _tier(call, policy, wanted, family) or Refused(
+        return _tier(call, policy, wanted, family) or _unroutable(
             f"tier {wanted!r} has no model whose provider speaks the {family or call.api} format; "
             f"it lists {', '.join(f'{c.provider}/{c.model}' for c in tier)}: add one under [tiers]"
         )
+    if call.tier is not None:
+        return _unroutable(f"unknown tier {call.tier!r}: configured are {', '.join(policy.tiers) or 'none'} ([tiers])")
     prefix, slash, model = (wanted or "").partition("/")
     if slash and (provider := policy.providers.get(prefix)) is not None:
         if family is not None and provider.api != family:
-            return Refused(f"provider {prefix!r} speaks the {provider.api} format, this endpoint the {family} format")
+            return _unroutable(f"provider {prefix!r} speaks the {provider.api} format, this endpoint the {family} format")
         return (_plan(call, policy, prefix, model, "explicit"),)
     peers = [p for p in policy.providers.values() if family is None or p.api == family]
     if not peers:
-        return Refused(f"no provider of the {family} family is configured: add one under [providers]")
+        return _unroutable(f"no provider of the {family} family is configured: add one under [providers]")
     chosen = next((p for p in peers if wanted is not None and _serves(p, wanted, policy, call.received)), None)
     if chosen is None and slash:
         names = ", ".join(policy.providers)
-        return Refused(f"unknown provider {prefix!r} in model {wanted!r}: configured are {names} ([providers])")
+        return _unroutable(f"unknown provider {prefix!r} in model {wanted!r}: configured are {names} ([providers])")
     return (_plan(call, policy, (chosen or peers[0]).name, wanted, "caller"),)
+
+
+def nowhere(call: Call) -> Plan:
+    """What the row of a call says that no provider can take."""
+    return Plan(provider="(none)", model=call.view.model, requested_model=call.view.model, reason="unroutable")
+
+
+def _unroutable(reason: str) -> Refused:
+    return Refused(reason, unroutable=True)
 
 
 def _tier(call: Call, policy: Policy, tier: str, family: Family | None) -> tuple[Plan, ...]:

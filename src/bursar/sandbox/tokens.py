@@ -4,6 +4,7 @@ It never fails, and no text has more tokens than UTF-8 bytes.
 """
 
 import re
+from functools import lru_cache
 
 _PIECE = re.compile(r" ?[A-Za-z]{1,7}| ?[0-9]{1,3}|[^\W\d_A-Za-z]{1,2}|[^\w\s]|\s+|.", re.DOTALL)
 
@@ -11,11 +12,20 @@ MEDIA_TOKENS = 258
 """What one image, file or sound counts, whatever its size."""
 
 
+_REMEMBERED = 64_000
+"""The longest text, in characters, whose tokens are remembered: an agent sends the same messages turn after turn."""
+
+
 def split(text: str) -> list[str]:
     """Text -> its tokens; joined they are the text again."""
-    return _PIECE.findall(text)
+    return list(_remembered(text)) if len(text) <= _REMEMBERED else _PIECE.findall(text)
 
 
 def count(text: str) -> int:
     """Tokens of a text."""
-    return len(_PIECE.findall(text))
+    return len(split(text))
+
+
+@lru_cache(maxsize=128)
+def _remembered(text: str) -> tuple[str, ...]:
+    return tuple(_PIECE.findall(text))

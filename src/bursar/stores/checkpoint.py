@@ -4,11 +4,14 @@ A checkpoint of four megabytes takes tens of milliseconds, most of it in fsync. 
 writer's own automatic one stays as the backstop that starts the log over. A failed one is logged and tried again.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from bursar.stores.truce import Truce
 
 log = logging.getLogger("bursar.stores")
 
@@ -19,8 +22,8 @@ _PAGES = 1_000
 class Checkpointer:
     """A thread of its own, started by the first thousand pages."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection]) -> None:
-        self._path, self._connect = path, connect
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], truce: Truce) -> None:
+        self._path, self._connect, self._truce = path, connect, truce
         self._pages = 0.0
         self._bell = threading.Semaphore(0)
         self._ending = False
@@ -47,10 +50,7 @@ class Checkpointer:
     def _run(self) -> None:
         while self._bell.acquire() and not self._ending:
             try:
-                connection = self._connect(self._path)
-                try:
+                with self._truce, contextlib.closing(self._connect(self._path)) as connection:
                     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                finally:
-                    connection.close()
             except sqlite3.Error as fault:
                 log.debug("%s: the log could not be carried back (%s)", self._path, fault)

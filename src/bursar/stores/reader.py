@@ -28,6 +28,7 @@ from bursar.stores.rows import (
     from_row,
     parse_cursor,
 )
+from bursar.stores.truce import Truce
 from bursar.types import Entry, Instant
 
 _SUMS = ", ".join(f"SUM({name})" for name in FIELDS)
@@ -40,40 +41,41 @@ _OPEN = (
 class Reader:
     """Any thread; connections are lent from a pool."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection]) -> None:
-        self.path, self._connect = path, connect
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], truce: Truce) -> None:
+        self.path, self._connect, self._truce = path, connect, truce
         self._pool: list[sqlite3.Connection] = []
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """A connection whose every answer is of one moment."""
+        with self._truce:
+            connection = self._lent()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+            except sqlite3.Error as fault:
+                connection.close()
+                raise StoreFailure(
+                    f"the ledger {self.path} cannot be read ({fault}): check the file and the disk"
+                ) from fault
+            except BaseException:
+                connection.close()
+                raise
+            self._pool.append(connection)
+
+    def _lent(self) -> sqlite3.Connection:
         try:
-            connection = self._pool.pop()
+            return self._pool.pop()
         except IndexError:
             connection = self._connect(self.path)
             connection.execute("PRAGMA query_only = 1")
-        try:
-            connection.execute("BEGIN")
-            yield connection
-            connection.execute("COMMIT")
-        except sqlite3.Error as fault:
-            connection.close()
-            raise StoreFailure(
-                f"the ledger {self.path} cannot be read ({fault}): check the file and the disk"
-            ) from fault
-        except BaseException:
-            connection.close()
-            raise
-        self._pool.append(connection)
+            return connection
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
+        """Close what is not lent; the next question opens another."""
         while self._pool:
             self._pool.pop().close()
-
-    def disown(self) -> list[Any]:
-        """In a forked child: the parent's connections, to be kept and never closed."""
-        inherited, self._pool = self._pool, []
-        return inherited
 
     def calls(self, filters: Filters, limit: int, cursor: str | None) -> Page[Entry]:
         where, values = _where(filters, LABEL_FILTERS, "started_at", cursor, "id")

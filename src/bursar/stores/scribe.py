@@ -22,6 +22,7 @@ from bursar.stores.receipt import Answer, Receipt, resolve
 from bursar.stores.rows import RowKey, taken_twice
 from bursar.stores.tally import Factor, ModelKey
 from bursar.stores.transaction import Row
+from bursar.stores.truce import Truce
 from bursar.types import Ratios
 
 log = logging.getLogger("bursar.stores")
@@ -39,10 +40,10 @@ _LOG_EVERY_SECONDS = 60.0
 class Scribe:
     """Used by one thread at a time."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock) -> None:
-        self.path, self._connect, self._gate = path, connect, gate
+    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock, truce: Truce) -> None:
+        self.path, self._connect, self._gate, self._truce = path, connect, gate, truce
         self.owners = Owners(path)
-        self._checkpointer = Checkpointer(path, connect)
+        self._checkpointer = Checkpointer(path, connect, truce)
         self.ignored = 0
         self.spooled: list[Spooled] = []
         """Settlements that wait for the database, in the journal too but for the unjournalled."""
@@ -60,19 +61,13 @@ class Scribe:
 
     def commit(self, jobs: list[Job]) -> None:
         """Write and answer a batch."""
-        try:
-            answers = self._written(jobs)
-        except _POISON as fault:
-            if len(jobs) > 1:
-                for job in jobs:
-                    self.commit([job])
-                return
-            answers = [(job.receipt, None, self._refusal(job, fault)) for job in jobs]
-        except _DOWN as fault:
-            answers = self._failed(jobs, fault)
-        else:
-            self._checkpointer.committed(len(jobs))
-        resolve(self._gate, answers)
+        with self._truce:
+            answers = self._attempt(jobs)
+        if answers is not None:
+            resolve(self._gate, answers)
+            return
+        for job in jobs:
+            self.commit([job])
 
     def bury(self, jobs: list[Job], fault: BaseException) -> None:
         """The writing thread has died: nobody waits for ever."""
@@ -88,21 +83,29 @@ class Scribe:
         if self.spooled:
             self.commit([])
         self._checkpointer.close()
-        if self._connection is not None:
-            self._connection.close()
+        with self._truce:
+            self.disconnect()
         if self._owner is not None:
             self._owner.release()
         if self._turn is not None:
             self._turn.close()
-        self._connection = self._owner = self._turn = None
+        self._owner = self._turn = None
 
-    def disown(self) -> list[Any]:
-        """In a forked child: let go of the parent's locks; what must not be closed here (sqlite.org/howtocorrupt.html
-        section 2.7) is returned, to be kept for ever."""
+    def disconnect(self) -> None:
+        """Close the connection; the next batch opens another. For the writing thread, or during a truce."""
+        self._forget()
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except sqlite3.Error as fault:
+                log.debug("%s: closing the connection: %s", self.path, fault)
+            self._connection = None
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's locks, which stay the parent's."""
         for lock in (self._owner, self._turn):
             if lock is not None:
                 lock.close()
-        return [self._connection]
 
     def ratios(self, key: ModelKey) -> Ratios:
         """From memory; any thread."""
@@ -131,6 +134,17 @@ class Scribe:
         if self._connection is None:
             self._connection = self._connect(self.path)
         return self._connection
+
+    def _attempt(self, jobs: list[Job]) -> list[Answer] | None:
+        """The answers; None: one of the jobs is poison, so each has to be tried by itself."""
+        try:
+            answers = self._written(jobs)
+        except _POISON as fault:
+            return None if len(jobs) > 1 else [(job.receipt, None, self._refusal(job, fault)) for job in jobs]
+        except _DOWN as fault:
+            return self._failed(jobs, fault)
+        self._checkpointer.committed(len(jobs))
+        return answers
 
     def _written(self, jobs: list[Job]) -> list[Answer]:
         if self._turn is None:
@@ -226,7 +240,7 @@ class Scribe:
 
     def _failed(self, jobs: list[Job], fault: Exception) -> list[Answer]:
         """The disk says no: reserves fail, settlements go to the journal, and the next try starts afresh."""
-        self._drop_connection()
+        self.disconnect()
         failure = StoreFailure(
             f"the ledger {self.path} cannot be written ({fault}): nothing was booked; free the disk, its permissions"
             f" or its locks, or set another store.url"
@@ -257,15 +271,6 @@ class Scribe:
             return StoreFailure(f"{len(self._unjournalled)} settlements are in memory only ({fault}): free the disk")
         self._unjournalled = []
         return None
-
-    def _drop_connection(self) -> None:
-        self._forget()
-        if self._connection is not None:
-            try:
-                self._connection.close()
-            except sqlite3.Error as fault:
-                log.debug("%s: closing after a failure: %s", self.path, fault)
-            self._connection = None
 
     def _complain(self, fault: Exception, settlements: int) -> None:
         now = time.monotonic()

@@ -26,6 +26,7 @@ from bursar.stores.migrate import prepare
 from bursar.stores.reader import Reader, key_values
 from bursar.stores.receipt import Receipt, resolve
 from bursar.stores.scribe import Scribe
+from bursar.stores.truce import Truce
 from bursar.types import Claim, Entry, Hold, Instant, Ratios, Refused
 
 log = logging.getLogger("bursar.stores")
@@ -49,16 +50,23 @@ class _Room:
     """What belongs to one process: the writing thread, its scribe, the reading connections."""
 
     def __init__(self, path: Path, connect: Connect) -> None:
-        self.gate = threading.Lock()
-        self.scribe = Scribe(path, connect, self.gate)
-        self.reader = Reader(path, connect)
+        self.gate, self.truce = threading.Lock(), Truce()
+        self.scribe = Scribe(path, connect, self.gate, self.truce)
+        self.reader = Reader(path, connect, self.truce)
         self.group: GroupCommit[Job] = GroupCommit(
             self.scribe.commit, self.scribe.bury, self.scribe.retry_after, self.scribe.close
         )
 
     def close(self) -> None:
         self.group.close()
-        self.reader.close()
+        with self.truce:
+            self.reader.disconnect()
+
+    def pause(self) -> None:
+        """Before a fork: nothing is under way in SQLite, no connection is open."""
+        self.truce.pause()
+        self.scribe.disconnect()
+        self.reader.disconnect()
 
 
 class SqliteStore:
@@ -202,12 +210,19 @@ class SqliteStore:
             found = db.execute("SELECT DISTINCT owner FROM calls WHERE status = 'open'").fetchall()
         return any(owners.gone(name) for name in {*owners.names(), *(name for (name,) in found)})
 
+    def before_fork(self) -> None:
+        """See truce.py. What is submitted from here on waits for the fork to be over."""
+        self._room.pause()
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        self._room.truce.resume()
+
     def forked(self) -> None:
-        """In a forked child: its own thread, owner and connections; the parent's are neither used nor closed."""
-        self._finalizer.detach()
-        room = self._room
-        _INHERITED.append((room.scribe.disown(), room.reader.disown()))
-        self._enter()
+        """In a child: a thread, an owner and connections of its own. A store that was closed stays closed."""
+        if self._finalizer.detach() is not None:
+            self._room.scribe.disown()
+            self._enter()
 
 
 def _hand_over(future: "asyncio.Future[Any]", receipt: Receipt[Any]) -> None:
@@ -221,14 +236,17 @@ def _hand_over(future: "asyncio.Future[Any]", receipt: Receipt[Any]) -> None:
         future.set_result(receipt.result())
 
 
-# A fork is the process's own affair, so is what has to be done about it: these two are per process by nature.
+# A fork is the process's own affair, so is the list of whom it concerns.
 _STORES: "weakref.WeakSet[SqliteStore]" = weakref.WeakSet()
-_INHERITED: list[Any] = []
 
 
-def _after_fork() -> None:
+def _tell_all(what: Callable[[SqliteStore], None]) -> None:
     for store in list(_STORES):
-        store.forked()
+        what(store)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=functools.partial(_tell_all, SqliteStore.before_fork),
+    after_in_parent=functools.partial(_tell_all, SqliteStore.after_fork),
+    after_in_child=functools.partial(_tell_all, SqliteStore.forked),
+)

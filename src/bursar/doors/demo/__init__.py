@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from bursar.doors.cli.tables import console
 from bursar.doors.demo import play, show
 from bursar.doors.demo.serve import leave_open
 from bursar.stores.sqlite import SqliteStore
@@ -31,7 +32,7 @@ def main(runs: int = RUNS, as_json: bool = False, serve: bool = False) -> int:
         with closing(SqliteStore(folder / "bursar.db")) as store:
             with show.progress(play.AGENTS, runs) as heard:
                 played = play.play(store, server, runs, heard)
-            show.as_json(played, store) if as_json else show.as_text(played, store)
+            show.as_json(played, store) if as_json else show.as_text(played, store, console())
         if serve:
             leave_open(folder, play.policy(server.url))
     return 0 if played.exact else 1

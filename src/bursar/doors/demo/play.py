@@ -88,7 +88,7 @@ class Played(NamedTuple):
 def sandbox(runs: int) -> SandboxServer:
     """The provider that knows the answers to so many runs."""
     tasks = workload.tasks(runs)
-    return SandboxServer(Settings(seed=SEED, tasks=tasks, faults=FAULTS, retry_after_s=0.02, chunk_tokens=8))
+    return SandboxServer(Settings(seed=SEED, tasks=tasks, faults=FAULTS, retry_after_s=0.02, chunk_tokens=24))
 
 
 def policy(url: str) -> Policy:

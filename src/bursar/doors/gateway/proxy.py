@@ -124,6 +124,7 @@ class Proxy:
             headers=said.forwarded,
             path=_target(path, asked.query, _family(asked.headers) if other else dialect.family),
             tags=said.tags,
+            tier=said.tier,
             received=now,
             provider=self._by_headers(asked.headers).name if other else None,
             sdk_retry=_count(asked.headers, "x-stainless-retry-count"),

@@ -44,7 +44,7 @@ def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
             reply = _unreachable(dialect, outcome.error, outcome.cause)
             return Reply(reply.status, [*reply.headers, *_no_retry(verdict.attempts > 1), *ours], reply.body)
         case Refused():
-            status = 404 if verdict.entry is None else 402
+            status = 404 if outcome.unroutable else 402
             reply = error(dialect, status, outcome.reason, code="refused_by_bursar")
             return Reply(reply.status, [*reply.headers, *_no_retry(True), *ours], reply.body)
         case Abandoned():
