@@ -12,7 +12,7 @@ from bursar.engine import handle
 from bursar.policy import Candidate
 from bursar.rules import retry
 from bursar.types import Call, Completed, Failed, Outcome, Part, Reading, Refused, Usage
-from worlds import Scripted, abandoned, call, completed, failed, policy
+from worlds import TIMING, Scripted, abandoned, call, completed, failed, policy
 
 TIER = {"mid": (Candidate("openai", "gpt-4o"), Candidate("spare", "gpt-4o-spare"), Candidate("anthropic", "claude"))}
 
@@ -144,6 +144,12 @@ def test_a_request_that_never_left_is_free() -> None:
     assert lived([failed(None, unsent=True)], call(attempts=1)) == snapshot(
         ["reserve openai/gpt-4o #1 hold 407000", "send openai/gpt-4o", "settle #1 failed final 0"]
     )
+
+
+def test_a_background_response_is_booked_at_its_hold() -> None:
+    """It has not ended: the most that it can cost, marked as an estimate, rather than nothing."""
+    pending = Completed(200, (), b"{}", Reading(pending=True, model="gpt-4o"), TIMING)
+    assert lived([pending], call("responses"))[-1] == snapshot("settle #1 completed estimated 407000")
 
 
 def test_an_unknown_model_is_never_free() -> None:

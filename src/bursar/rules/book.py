@@ -74,7 +74,7 @@ def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> 
     reading, timing = outcome.reading, outcome.timing
     usage = _usage(entry, outcome, learned)
     model = reading.model or entry.model
-    cost = _cost(entry, usage, model, reading.terms, policy) if usage else None
+    cost = _cost(entry, usage, model, reading.terms, policy) if usage else _unsaid(entry, reading)
     refused_why = outcome.error if isinstance(outcome, Failed) else reading.error
     known = usage or Usage(parts=())
     return msgspec.structs.replace(
@@ -93,9 +93,9 @@ def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> 
         usage=reading.raw_usage,
         service_tier=reading.terms.service_tier,
         terms=reading.terms,
-        cost_nanos=cost.nanos if cost else None,
-        cost_status=cost.status if cost else "unpriced",
-        price_id=cost.price_id if cost else None,
+        cost_nanos=cost.nanos,
+        cost_status=cost.status,
+        price_id=cost.price_id,
         output_estimate=reading.output_units,
         response_id=reading.response_id,
         response=outcome.body if policy.capture and isinstance(outcome, Completed) else None,
@@ -138,9 +138,16 @@ def _usage(entry: Entry, outcome: Outcome, learned: Ratios) -> Usage | None:
         return reading.usage
     if _owes_nothing(outcome):
         return _FREE
-    if outcome.status is None or entry.api == "other":
+    if outcome.status is None or entry.api == "other" or reading.pending:
         return None
     return _estimated(entry, reading, learned)
+
+
+def _unsaid(entry: Entry, reading: Reading) -> Price:
+    """Where no token is known: a background response that has not ended is booked at its hold, the rest is unknown."""
+    if reading.pending and entry.hold_nanos is not None:
+        return Price(entry.hold_nanos, "estimated")
+    return Price(None, "unpriced")
 
 
 def _owes_nothing(outcome: Outcome) -> bool:
