@@ -1,7 +1,8 @@
 """A thousand mixed calls: both doors, five formats, plain and streamed, hang-ups, faults and retries, many at a time.
 
 One row for each request that the provider got. What completed or was drained costs what the provider's own bill says,
-to the nano-dollar; what was cut is within 2 % of the bill in the sum.
+to the nano-dollar; what was cut is within 2 % of the bill in the sum. (A whole answer whose body breaks off is a guess
+of another kind: tests/test_wire.py holds it.)
 """
 
 import random
@@ -114,7 +115,7 @@ def jobs(count: int) -> list[Job]:
         kind = KINDS[number % len(KINDS)]
         stream = kind is not embeddings and drawn.random() < 0.6
         share = drawn.choice((0.1, 0.5, 0.9)) if stream and drawn.random() < 0.3 else None
-        fault = "" if share is not None or kind is embeddings else drawn.choice(FAULTS)
+        fault = "" if share is not None or kind is embeddings else drawn.choice(FAULTS if stream else FAULTS[:-1])
         topic = drawn.choice(TOPICS)
         made.append((kind, f"Question {number}: explain {topic} to a beginner, at length. {fault}", stream, share))
     return made

@@ -186,6 +186,24 @@ class TestListing:
                 break
         assert seen == [f"r{number}" for number in reversed(range(7))]
         assert len(store.calls(Filters(user_id="u", status="completed", until=Instant(NOON + 2))).items) == 3
+
+    def test_a_listing_holds_what_is_under_way(self, store: AnyStore) -> None:
+        """By session and by user too, open rows stand among the closed ones in order of time, over all pages."""
+        for number in range(12):
+            labels: dict[str, Any] = {"started_at": NOON + number // 2, "user_id": "u", "session_id": "s"}
+            if number % 3:
+                live(store, f"r{number}", **labels)
+            else:
+                store.reserve(row(f"r{number}", **labels)).result()
+        for filters in (Filters(user_id="u"), Filters(session_id="s"), Filters(session_id="s", user_id="u")):
+            found, cursor = list[str](), None
+            while not found or cursor is not None:
+                page = store.calls(filters, 5, cursor)
+                found += [entry.request_id for entry in page.items]
+                cursor = page.next_cursor
+            assert found == [f"r{number}" for number in reversed(range(12))]
+        for status, count in (("open", 4), ("completed", 8), ("failed", 0)):
+            assert len(store.calls(Filters(user_id="u", status=status)).items) == count
         with pytest.raises(ValueError, match="no cursor"):
             store.calls(cursor="yesterday")
 

@@ -13,8 +13,9 @@ from google.genai import types as genai_types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bursar.rules import estimate
 from bursar.types import Block, Headers, Terms, View
-from bursar.wire import splice
+from bursar.wire import peek, splice
 from bursar.wire.dialect import OTHER, Dialect, dialect_of
 
 NO_HEADERS: Headers = ()
@@ -395,3 +396,15 @@ def test_sdks_raise_our_error_events() -> None:
     options = genai_types.HttpOptions(base_url="http://127.0.0.1", httpx_client=http)
     with pytest.raises(genai_errors.APIError, match="stop"):
         list(genai.Client(api_key="k", http_options=options).models.generate_content_stream(model="m", contents="x"))
+
+
+@given(st.integers(60, 95))
+def test_a_whole_answer_that_breaks_off_is_taken_to_its_end(share: int) -> None:
+    """From its told length: within a fifth of the text that was generated; without a length, what was seen."""
+    text = "The quick brown fox jumps over the lazy dog. " * 60
+    body = json.dumps({"id": "c", "choices": [{"message": {"content": text}}], "usage": {"x": "y" * 400}}).encode()
+    partial = body[: len(body) * share // 100]
+    whole = estimate.tokens(estimate.weigh(text.encode()))
+    assert abs(peek.spoken(partial, len(body)) - whole) < whole / 5
+    assert 0 < peek.spoken(partial, None) <= whole
+    assert peek.spoken(b'{"id": "c", "cho', len(body)) == 0

@@ -200,7 +200,7 @@ class Attempt:
         if self._meter is not None:
             reading = self._meter.reading()
         elif partial:
-            reading = msgspec.structs.replace(reading, output_units=peek.spoken(partial))
+            reading = msgspec.structs.replace(reading, output_units=peek.spoken(partial, self._length()))
         if self.terminal:
             return self._completed(reading)
         return Failed(
@@ -229,6 +229,11 @@ class Attempt:
             return plain + self._decoder.flush() if last else plain
         except zlib.error as fault:
             raise TransportFailure(f"the answer's compression is broken: {fault}", fault) from fault
+
+    def _length(self) -> int | None:
+        """The body's length in bytes, where the head told it."""
+        told = next((value for name, value in self.headers if name == "content-length"), "")
+        return int(told) if told.isdecimal() else None
 
     def _timing(self) -> Timing:
         return Timing(self._sent, self._first, self._clock())

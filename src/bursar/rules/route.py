@@ -34,7 +34,9 @@ def ladder(call: Call, policy: Policy) -> tuple[Plan, ...] | Refused:
     prefix, slash, model = (wanted or "").partition("/")
     if slash and (provider := policy.providers.get(prefix)) is not None:
         if family is not None and provider.api != family:
-            return _unroutable(f"provider {prefix!r} speaks the {provider.api} format, this endpoint the {family} format")
+            return _unroutable(
+                f"provider {prefix!r} speaks the {provider.api} format, this endpoint the {family} format"
+            )
         return (_plan(call, policy, prefix, model, "explicit"),)
     peers = [p for p in policy.providers.values() if family is None or p.api == family]
     if not peers:

@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -152,13 +151,15 @@ class Turn:
     def __init__(self, database: Path) -> None:
         self.fd = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
 
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self) -> "Turn":
+        """For `with`: waits for the turn, and gives it back."""
+        return self
+
+    def __enter__(self) -> None:
         fcntl.flock(self.fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         os.close(self.fd)

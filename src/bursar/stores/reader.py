@@ -79,9 +79,9 @@ class Reader:
 
     def calls(self, filters: Filters, limit: int, cursor: str | None) -> Page[Entry]:
         where, values = _where(filters, LABEL_FILTERS, "started_at", cursor, "id")
-        query = f"{sql.SELECT_CALLS}{where} ORDER BY started_at DESC, id DESC LIMIT ?"
+        query, values = _closed_and_open(filters, where, values)
         with self.snapshot() as db:
-            found = db.execute(query, (*values, limit + 1)).fetchall()
+            found = db.execute(f"{query} ORDER BY started_at DESC, id DESC LIMIT ?", (*values, limit + 1)).fetchall()
         entries = [from_row(row[: len(COLUMNS)]) for row in found[:limit]]
         more = cursor_of(entries[-1].started_at, found[limit - 1][-1]) if len(found) > limit else None
         return Page(tuple(entries), more)
@@ -219,6 +219,21 @@ def _where(
         clauses.append(f"({time}, {number}) < (?, ?)")
         values += parse_cursor(cursor)
     return (f" WHERE {' AND '.join(clauses)}" if clauses else ""), values
+
+
+def _closed_and_open(filters: Filters, where: str, values: list[Any]) -> tuple[str, list[Any]]:
+    """Open rows are few and have an index that they share. By session and user only closed rows have one: the open
+    ones are merged in."""
+    more = f"{where} AND" if where else " WHERE"
+    opened = f"{sql.SELECT_CALLS} INDEXED BY calls_open{more} status = 'open'"
+    closed = f"{sql.SELECT_CALLS}{more} status <> 'open'"
+    if filters.status == "open":
+        return opened, values
+    if filters.status is not None:
+        return closed, values
+    if filters.session_id is None and filters.user_id is None:
+        return f"{sql.SELECT_CALLS}{where}", values
+    return f"{closed} UNION ALL {opened}", values * 2
 
 
 def _seen(found: tuple[Any, ...]) -> Run:

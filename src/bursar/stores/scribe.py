@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from bursar.stores import sql
 from bursar.stores.base import StoreFailure
@@ -40,7 +39,9 @@ _LOG_EVERY_SECONDS = 60.0
 class Scribe:
     """Used by one thread at a time."""
 
-    def __init__(self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock, truce: Truce) -> None:
+    def __init__(
+        self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock, truce: Truce
+    ) -> None:
         self.path, self._connect, self._gate, self._truce = path, connect, gate, truce
         self.owners = Owners(path)
         self._checkpointer = Checkpointer(path, connect, truce)

@@ -69,7 +69,11 @@ class Table:
 
     def put(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """Write all rows; how many were changed."""
-        return sum([cursor.rowcount for _, cursor in self.write(db, rows)]) if rows else 0
+        if not rows:
+            return 0
+        if len(rows) == 1:
+            return db.execute(self.text(1), rows[0]).rowcount
+        return sum([cursor.rowcount for _, cursor in self.write(db, rows)])
 
     def append(self, db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> list[int]:
         """Insert new rows; their numbers. One writer at a time makes those of a statement consecutive."""

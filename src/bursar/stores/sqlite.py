@@ -43,6 +43,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 16000")  # see checkpoint.py: the backstop
     connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA temp_store = MEMORY")  # statement journals of wide batches: a file else
     return connection
 
 

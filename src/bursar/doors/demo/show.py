@@ -94,21 +94,31 @@ def _report(store: Store) -> report.Report:
 
 def as_text(played: Played, store: Store, out: "Console") -> None:
     """The report, the estimate and why it is wrong, one run's call map, the proof, and what to do next."""
+    summary(played, store, out)
+    _print_run(out, store, max(played.runs["researcher"], key=lambda run: run.tree_cost_nanos).run_id)
+    proof(played, out)
+    _title(out, "Next")
+    for what, how, where in _NEXT:
+        out.print(f"  {what:<14}{how:<29}{where}")
+
+
+def summary(played: Played, store: Store, out: "Console") -> None:
+    """The report, how good the answers were, and the estimate."""
     calls = sum(run.tree_rows for runs in played.runs.values() for run in runs)
     _title(out, f"Three agents on the simulated provider: {calls:,} calls by the real SDKs in {played.seconds:.0f} s")
     tables.print_report(_report(store), out)
     right = (f"{name} {tables.percent(grade.quality)} of {grade.graded}" for name, grade in played.grades.items())
     out.print(f"\nRight answers: {', '.join(right)}")
     _print_estimate(out, played, store)
-    _print_run(out, store, max(played.runs["researcher"], key=lambda run: run.tree_cost_nanos).run_id)
-    sign = "=" if played.exact else "≠"
-    proof = f"Proof: ledger ${format_usd(played.ledger)} {sign} provider's own bill ${format_usd(played.bill)}"
-    _title(out, proof, "bold green" if played.exact else "bold red")
+
+
+def proof(played: Played, out: "Console") -> None:
+    """The ledger's sum and the provider's bill, and by how much they differ where they do."""
+    sign, style = ("=", "bold green") if played.exact else ("≠", "bold red")
+    ledger, bill = format_usd(played.ledger), format_usd(played.bill)
+    _title(out, f"Proof: ledger ${ledger} {sign} provider's own bill ${bill}", style)
     if not played.exact:
         out.print(f"They differ by ${format_usd(abs(played.ledger - played.bill))}. This is a bug: please report it.")
-    _title(out, "Next")
-    for what, how, where in _NEXT:
-        out.print(f"  {what:<14}{how:<29}{where}")
 
 
 def _title(out: "Console", text: str, style: str = "bold") -> None:
@@ -121,13 +131,13 @@ def _print_estimate(out: "Console", played: Played, store: Store) -> None:
     reports = len(played.runs["researcher"])
     times = played.measured_per_1000 / played.estimate_per_1000
     estimate, measured = tables.dollars(played.estimate_per_1000), tables.dollars(played.measured_per_1000)
-    _title(out, f"1,000 research reports: {estimate} by the main call, {measured} measured: {times:.1f} times as much")
-    out.print(f"  {'step':<14}{'calls each':>10}{'per 1,000':>12}", style="dim")
+    _title(out, f"1,000 research reports: estimated {estimate}, measured {measured}, {times:.1f} times as much")
+    out.print(f"  {'step':<13}{'calls':>5}{'cost':>11}  (calls of one report, cost of 1,000)", style="dim")
     found = {line.key or "": line.counts for line in store.spend("step", filters=Filters(agent_id="researcher"))}
     found["fact-checker"] = next(line.counts for line in store.spend("agent") if line.key == "fact-checker")
     for step, counts in sorted(found.items(), key=lambda pair: -pair[1].cost_nanos):
         cost = tables.dollars(divide_half_even(counts.cost_nanos * 1000, reports))
-        out.print(f"  {step:<14}{counts.attempts / reports:>10.1f}{cost:>12}  {_WHY.get(step, '')}")
+        out.print(f"  {step:<13}{counts.attempts / reports:>5.1f}{cost:>11}  {_WHY.get(step, '')}")
 
 
 def _print_run(out: "Console", store: Store, run_id: str) -> None:

@@ -50,7 +50,9 @@ def _calls() -> None:
     op.create_index("calls_request", "calls", ["request_id", "attempt"], unique=True)
     op.create_index("calls_time", "calls", ["started_at"])
     for label in ("run", "session", "user"):
-        named = sa.text(f"{label}_id IS NOT NULL")
+        # By session and user only what has closed: a reserve is waited for, and each index that it touches is a page.
+        closed = "" if label == "run" else " AND status <> 'open'"
+        named = sa.text(f"{label}_id IS NOT NULL{closed}")
         op.create_index(
             f"calls_{label}", "calls", [f"{label}_id", "started_at"], sqlite_where=named, postgresql_where=named
         )
