@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import tempfile
 from contextlib import closing
 from decimal import Decimal
@@ -14,7 +15,8 @@ from starlette.testclient import TestClient
 
 from bursar.config import load
 from bursar.doors import demo
-from bursar.doors.demo import contracts, lessons, web, workload
+from bursar.doors.cli import main as command_line
+from bursar.doors.demo import contracts, lessons, picture, web, workload
 from bursar.doors.gateway.app import Gateway
 from bursar.doors.open import open_store
 from bursar.sandbox import Bill
@@ -23,7 +25,7 @@ from bursar.sandbox.tokens import count
 RUNS = 2
 
 
-def play(runs: int, *, as_json: bool) -> tuple[int, str]:
+def played(runs: int, *, as_json: bool) -> tuple[int, str]:
     """The exit code of `bursar demo` and what it printed on stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -34,7 +36,7 @@ def play(runs: int, *, as_json: bool) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     """What `bursar demo --json --runs 2` prints; it ended in 0."""
-    code, printed = play(RUNS, as_json=True)
+    code, printed = played(RUNS, as_json=True)
     assert code == 0
     found: dict[str, Any] = json.loads(printed)
     return found
@@ -44,12 +46,12 @@ def test_the_ledger_is_the_bill(result: dict[str, Any]) -> None:
     """The ledger, the provider's bill, the agents' sum and the report's total are one amount, exactly."""
     agents = sum(Decimal(agent["cost_usd"]) for agent in result["agents"].values())
     report = result["report"]
-    by_agent = sum(Decimal(line["cost_usd"]) for line in report["by_agent"])
-    by_step = sum(Decimal(line["cost_usd"]) for line in report["by_step"])
+    by_agent = sum(Decimal(line["cost_usd"]) for line in report["metrics"]["cost_per_run"]["by_agent"])
+    by_step = sum(Decimal(line["cost_usd"]) for line in report["rows"])
     amounts = {Decimal(result["bill_usd"]), Decimal(result["ledger_usd"]), agents, by_agent, by_step}
-    assert amounts == {Decimal(report["total"]["cost_usd"])}
+    assert amounts == {Decimal(report["totals"]["cost_usd"])}
     assert result["exact"] is True
-    assert report["total"]["unpriced"] == report["total"]["estimated"] == 0
+    assert report["totals"]["unpriced"] == report["totals"]["estimated"] == 0
 
 
 def test_the_estimate_is_far_off(result: dict[str, Any]) -> None:
@@ -69,26 +71,27 @@ def test_every_agent_is_counted(result: dict[str, Any]) -> None:
         "legal": RUNS,
         "tutor": RUNS * workload.QUESTIONS_A_SESSION,
     }
-    assert sum(agent["calls"] for agent in agents.values()) == result["report"]["total"]["attempts"]
+    assert sum(agent["calls"] for agent in agents.values()) == result["report"]["totals"]["attempts"]
     assert agents["legal"]["calls"] >= 7 * RUNS
     for agent in agents.values():
         assert agent["quality"] == agent["right"] / agent["graded"] > 0.5
-    steps = {line["step"] for line in result["report"]["by_step"]}
+    steps = {line["step"] for line in result["report"]["rows"]}
     assert {"plan", "gather", "check", "report", "classify", "summary", "answer"} <= steps
 
 
 def test_the_same_runs_cost_the_same(result: dict[str, Any]) -> None:
     """A second demo has the same calls, tokens, dollars and answers; only its duration is its own."""
-    _, printed = play(RUNS, as_json=True)
+    _, printed = played(RUNS, as_json=True)
     again = json.loads(printed)
     assert {**again, "seconds": None} == {**result, "seconds": None}
 
 
 def test_it_is_told_to_people(result: dict[str, Any]) -> None:
-    """The text holds both figures, the map of one run with its sub-agent, the proof and what to do next."""
-    code, text = play(1, as_json=False)
+    """The text holds the report by step, both figures, one run's map with its sub-agent, the proof, what to do next."""
+    code, text = played(1, as_json=False)
     assert code == 0
-    assert "1,000 research reports: estimated from the main call $" in text
+    assert "\nCost per agent run" in text and "\nBy step" in text
+    assert "\n1,000 research reports: estimated $" in text
     assert "└ fact-checker" in text
     proof = next(line for line in text.splitlines() if line.startswith("Proof: "))
     left, right = proof.removeprefix("Proof: ledger ").split(" = provider's own bill ")
@@ -100,7 +103,7 @@ def test_a_difference_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bill that differs by one nano-dollar ends in exit code 1 and says by how much."""
     honest = Bill.total_nanos
     monkeypatch.setattr(Bill, "total_nanos", lambda bill: honest(bill) + 1)
-    code, text = play(1, as_json=False)
+    code, text = played(1, as_json=False)
     assert code == 1
     assert "They differ by $0.000000001" in text
 
@@ -126,7 +129,36 @@ def test_the_gateway_stays_open_on_the_result(
     assert answers[1]["choices"][0]["message"]["content"]
     (config,) = tmp_path.glob("*/bursar.toml")
     with closing(open_store(load(config).store.url)) as store:
-        assert sum(line.counts.calls for line in store.spend("total")) == result["report"]["total"]["calls"] + 1
+        assert sum(line.counts.calls for line in store.spend("total")) == result["report"]["totals"]["calls"] + 1
+
+
+def test_it_is_shown_as_bursar_report_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`bursar report --by step` and `bursar run` on the kept ledger print what the demo printed of it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("bursar.doors.gateway.serve.run", lambda app, host, port: None)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert demo.main(1, serve=True) == 0
+    (config,) = tmp_path.glob("*/bursar.toml")
+    (run_id,) = re.findall(r"^Run (\w+), agent researcher", printed.getvalue(), flags=re.MULTILINE)
+    for command in (["report", "--by", "step"], ["run", run_id]):
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), pytest.raises(SystemExit) as end:
+            command_line([*command, "--config", str(config)])
+        assert not end.value.code
+        assert len(told.getvalue()) > 1000
+        assert told.getvalue() in printed.getvalue()
+
+
+def test_the_picture_stands_alone(tmp_path: Path) -> None:
+    """The picture holds the estimate and the proof, and loads nothing from anywhere."""
+    drawn = tmp_path / "demo.svg"
+    picture.draw(drawn, 1)
+    shown = Path(__file__).parents[1] / "docs" / "demo.svg"
+    for svg in (drawn.read_text("utf-8"), shown.read_text("utf-8")):
+        assert "provider&#x27;s&#160;own&#160;bill" in svg and "research&#160;reports" in svg
+        assert set(re.findall(r"https?://[^\s\"')]+", svg)) == {"http://www.w3.org/2000/svg"}
+        assert "@font-face" not in svg
 
 
 def test_missing_sdks_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

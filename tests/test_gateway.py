@@ -392,7 +392,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def test_a_tier_asked_by_header_wins(gw: Running) -> None:
-    """x-bursar-tier serves by that tier whatever the body's model says; an unknown one is 404 and names those there are."""
+    """x-bursar-tier serves by that tier whatever the body's model says; an unknown one is 404 and names the known."""
     asked = gw.post("/v1/chat/completions", {"model": "gpt-4o", "messages": HELLO}, {"x-bursar-tier": "small"})
     assert asked.headers["x-bursar-model"] == "openai/gpt-4o-mini" and gw.row().tier == "small"
     wrong = gw.post("/v1/chat/completions", {"model": "gpt-4o", "messages": HELLO}, {"x-bursar-tier": "huge"})

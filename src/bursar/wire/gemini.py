@@ -176,10 +176,11 @@ class GeminiCutter:
         """The unfinished event."""
         return self._cutter.tail if self._cutter else bytearray()
 
-    def feed(self, chunk: bytes) -> list[bytes]:
+    def read(self, chunk: bytes) -> list[bytes]:
+        """The data of the events or elements that this chunk completes."""
         if self._cutter is None and (start := chunk.lstrip()[:1]):
             self._cutter = Elements() if start == b"[" else Events()
-        return self._cutter.feed(chunk) if self._cutter else []
+        return self._cutter.read(chunk) if self._cutter else []
 
     def rest(self) -> bytes:
         return self._cutter.rest() if self._cutter else b""

@@ -13,7 +13,7 @@ import msgspec
 from bursar.rules import estimate
 from bursar.types import Api, Headers, Reading, Terms, Usage, View
 from bursar.wire import peek
-from bursar.wire.sse import Cutter, Events
+from bursar.wire.sse import Cutter, Events, only_event
 from bursar.wire.usage import UsageFacts, read_terms, read_usage
 
 BATCH = 16 << 10
@@ -159,9 +159,9 @@ class PlainMeter:
             batch = b"".join(self._waiting)
             self._waiting.clear()
             self._size = 0
-            for event in self._cutter.feed(batch):
-                if (data := self._cutter.data(event)) is not None:
-                    self._tally.add(data)
+            add = self._tally.add
+            for data in self._cutter.read(batch):
+                add(data)
 
     def close(self) -> bytes:
         """The stream has ended: an event that lacks its blank line still counts. Nothing is held back."""
@@ -204,6 +204,9 @@ class HidingMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """The chunk itself, unless something is cut out of it or held back."""
+        if not self._events.tail and not self._drop_newline and (data := only_event(chunk)) is not None:
+            self._tally.add(data)
+            return b"" if self._tally.hidden else chunk
         self._released -= self._events.trim()
         fresh = self._released == len(self._events.tail)
         if self._drop_newline and chunk:  # the LF of a hidden event's last CRLF, cut apart from its CR

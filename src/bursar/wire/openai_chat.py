@@ -98,8 +98,9 @@ class ChatTally(Tally):
         self.terminal = self._last_word = True
 
     def _take(self, answer: _Frame, choices: list[_Choice] | None) -> None:
-        if answer.model != self.model or answer.service_tier not in (None, self.service_tier):
-            self.note(answer.model, answer.id, answer.service_tier)
+        tier = answer.service_tier
+        if answer.model != self.model or (tier is not None and tier != self.service_tier):
+            self.note(answer.model, answer.id, tier)
         if answer.error is not None:
             self.error = fault(answer.error)
         for choice in choices or ():
@@ -113,10 +114,11 @@ class ChatTally(Tally):
             self.hidden = choices == [] and answer.moderation is None and answer.error is None
 
     def _hear(self, said: _Said) -> None:
-        if said.content is not None:
-            self.say(said.content)
-            if isinstance(said.content, list):  # parts, as some providers send them
-                self.say(msgspec.json.encode(said.content).decode())
+        content = said.content
+        if content is not None:
+            self.say(content)
+            if isinstance(content, list):  # parts, as some providers send them
+                self.say(msgspec.json.encode(content).decode())
         if said.refusal is not None:
             self.say(said.refusal)
         if said.reasoning_content is not None or said.reasoning is not None:

@@ -42,14 +42,7 @@ _TEXT = msgspec.json.Decoder(str)
 _COUNT: "msgspec.json.Decoder[int | float]" = msgspec.json.Decoder(int | float)
 _FLAG = msgspec.json.Decoder(bool)
 
-_PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
-_MARK = re.compile(rb'_[cC](?:ontrol|ache_breakpoint)"')
-"""The choice keeps the engine to looking for one rare character first."""
 _BRACKET, _BRACE = b"[{"
-_PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
-# Patterns that begin with one rare character and a choice: the engine then looks for that character with memchr.
-_MARK = re.compile(rb'_[cC](?:ontrol|ache_breakpoint)"')
-_ESCAPED_WORD = re.compile(rb"\\[ux]00[4-7]")
 _PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
 _MARK = re.compile(rb'_(?:control|cache_breakpoint)"')
 _LATER_MARK = re.compile(rb",\s*+" + _PAIR)

@@ -15,7 +15,7 @@ LONGEST_EVENT = 64 << 20
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _IN_JSON = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
-_LF, _CR, _BACKSLASH = b"\n\r\\"
+_CR, _BACKSLASH = b"\r\\"
 
 
 class Cutter(Protocol):
@@ -23,7 +23,7 @@ class Cutter(Protocol):
 
     @property
     def tail(self) -> bytearray: ...
-    def feed(self, chunk: bytes) -> list[bytes]: ...
+    def read(self, chunk: bytes) -> list[bytes]: ...
     def rest(self) -> bytes: ...
     def data(self, event: bytes) -> bytes | None: ...
 
@@ -53,6 +53,14 @@ class Events:
         self._from = max(0, len(tail) - 2)
         return events
 
+    def read(self, chunk: bytes) -> list[bytes]:
+        """The data of the events that this chunk completes, of those that have any."""
+        if not self.tail and chunk.startswith(b"data:") and chunk.endswith(b"\n\n") and _CR not in chunk:
+            found = chunk[5:-2].split(b"\n\ndata:")
+            if chunk.count(b"\n") == 2 * len(found):  # no line end but those between events of one line
+                return found
+        return [data for event in self.feed(chunk) if (data := self.data(event)) is not None]
+
     def trim(self) -> int:
         """Forget an event that has grown too long; the number of bytes forgotten."""
         excess = len(self.tail) - 2 if len(self.tail) > LONGEST_EVENT else 0
@@ -70,13 +78,20 @@ class Events:
 
     def data(self, event: bytes) -> bytes | None:
         """An event's data, its lines joined; None where it has none (comments, blank lines, other fields)."""
-        if event.startswith(b"data:") and event.find(_LF) == len(event) - 2 and _CR not in event:
-            return event[5:]
+        if (data := only_event(event)) is not None:
+            return data
         if event.startswith(BOM):
             event = event[3:]
         lines = _LINE_END.split(event) if _CR in event else event.split(b"\n")
         data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
         return b"\n".join(data) if data else None
+
+
+def only_event(chunk: bytes) -> bytes | None:
+    """The data of a chunk that is one event of one line, as most are; None: it is something else."""
+    if chunk.startswith(b"data:") and chunk.find(b"\n") == len(chunk) - 2 and chunk.endswith(b"\n\n"):
+        return chunk[5:] if _CR not in chunk else None
+    return None
 
 
 class Elements:
@@ -91,7 +106,7 @@ class Elements:
         self._depth = 0
         self._quoted = False
 
-    def feed(self, chunk: bytes) -> list[bytes]:
+    def read(self, chunk: bytes) -> list[bytes]:
         """The elements of the outer array that this chunk completes; scalars in it are passed over."""
         tail = self.tail
         tail += chunk

@@ -19,7 +19,6 @@ WIDTH = 96
 
 def draw(path: Path, runs: int = RUNS) -> None:
     """Plays the demo and writes its report, without the call map, as an SVG."""
-    from rich._export_format import CONSOLE_SVG_FORMAT
     from rich.console import Console
 
     out = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False, markup=False, emoji=False)
@@ -31,10 +30,13 @@ def draw(path: Path, runs: int = RUNS) -> None:
         played = play.play(store, server, runs, lambda agent, done: None)
         show.summary(played, store, out)
     show.proof(played, out)
-    # Rich's picture loads a font from the web; any monospaced font does, for every text has its length.
-    own = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    own = own.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
-    path.write_text(out.export_svg(title="bursar demo", code_format=own, unique_id="demo") + "\n", encoding="utf-8")
+    path.write_text(_alone(out.export_svg(title="bursar demo", unique_id="demo")) + "\n", encoding="utf-8")
+
+
+def _alone(svg: str) -> str:
+    """Rich's picture without what it loads from the web: any monospaced font does, for every text has its length."""
+    svg = re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
 
 
 if __name__ == "__main__":

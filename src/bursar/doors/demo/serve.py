@@ -3,6 +3,7 @@
 A port that is taken ends it with a message that names the port.
 """
 
+import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +21,17 @@ CONFIG = """\
 # The ledger of one `bursar demo --serve`, for `bursar report --config` and its like.
 [store]
 url = "sqlite:///{database}"
+
+[tiers]
+{tiers}
 """
 
 
 def leave_open(folder: Path, policy: Policy) -> None:
     """Serves the ledger in that folder; nothing asks for a key, and any key is good for the sandbox."""
     database, config = folder / "bursar.db", folder / "bursar.toml"
-    config.write_text(CONFIG.format(database=database.as_posix()), encoding="utf-8")
+    tiers = "\n".join(f"{name} = {json.dumps(models)}" for name, models in play.TIERS.items())
+    config.write_text(CONFIG.format(database=database.as_posix(), tiers=tiers), encoding="utf-8")
     keys = dict.fromkeys(policy.providers, play.KEY)
     gateway = Gateway(policy, SqliteStore(database), token_bytes(32), keys, Settings())
     sys.stderr.write(
