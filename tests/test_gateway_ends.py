@@ -373,3 +373,13 @@ def _load(port: int, stream: bool) -> None:
             text = f"{next(_numbers)} {TEXT}"
             body = {"model": "gpt-4o-mini", "max_tokens": 60, "messages": [{"role": "user", "content": text}]}
             client.post("/v1/chat/completions", json={**body, "stream": stream}).read()
+
+
+def test_a_stream_that_breaks_before_its_first_byte_is_tried_again() -> None:
+    """A head is no answer: three attempts, three rows, and an error that no SDK tries again; nothing was relayed."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    with canned(head) as (url, heard), running(upstream=url, noisy=True) as own:
+        answer = own.post("/v1/chat/completions", {"model": "gpt-4o-mini", "messages": ASK, "stream": True})
+        assert (answer.status_code, answer.headers["x-should-retry"]) == (502, "false")
+        assert [(row.status, row.attempt) for row in own.rows(3)] == [("failed", 1), ("failed", 2), ("failed", 3)]
+        assert len(heard) == 3

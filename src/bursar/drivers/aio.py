@@ -109,13 +109,24 @@ class _Run:
         try:
             exchange = await self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
-                parked = _Parked(self, attempt, exchange)
+                chunks = exchange.chunks()
+                parked = _Parked(self, attempt, exchange, chunks, await self._early(exchange, chunks))
                 return Answer(send.entry, None, exchange.status, attempt.headers, AsyncRelay(parked))
             return await _read(attempt, exchange)
         except TransportFailure as failure:
             return attempt.broke(failure)
         except BaseException:
             self.driver.world.conclude(self.life, send, attempt.hung_up)
+            raise
+
+    async def _early(self, exchange: AsyncExchange, chunks: AsyncIterator[bytes]) -> list[bytes | None]:
+        """Where the engine may try again: the first bytes, for until they are here nobody has been answered."""
+        if self.call.attempts == 1:
+            return []
+        try:
+            return [await anext(chunks, None)]
+        except BaseException:
+            await exchange.close()
             raise
 
 
@@ -140,9 +151,16 @@ async def _read(attempt: Attempt, exchange: AsyncExchange) -> Outcome:
 class _Parked:
     """A life parked at Send while its answer streams; its end is met once and never waits."""
 
-    def __init__(self, run: _Run, attempt: Attempt, exchange: AsyncExchange) -> None:
+    def __init__(
+        self,
+        run: _Run,
+        attempt: Attempt,
+        exchange: AsyncExchange,
+        chunks: AsyncIterator[bytes],
+        early: list[bytes | None],
+    ) -> None:
         self.run, self.attempt, self.exchange = run, attempt, exchange
-        self.chunks = exchange.chunks()
+        self.chunks, self.early = chunks, early
         self.loop = asyncio.get_running_loop()
         self.verdict: Verdict | None = None
         self.over = False
@@ -206,6 +224,8 @@ class _Parked:
         driver = self.run.driver
         try:
             async with asyncio.timeout(driver.policy.drain.seconds):
+                if self.early:
+                    self.attempt.feed(self.early.pop() or b"")
                 async for chunk in self.chunks:
                     self.attempt.feed(chunk)
                 self.attempt.ended()
@@ -243,7 +263,7 @@ class AsyncRelay:
         while not parked.over:
             try:
                 parked.reading = True
-                chunk = await anext(parked.chunks, None)
+                chunk = parked.early.pop() if parked.early else await anext(parked.chunks, None)
                 parked.reading = False
                 if chunk is None:
                     passed, outcome = attempt.ended()

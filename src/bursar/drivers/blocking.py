@@ -4,6 +4,7 @@ If the store cannot answer a Reserve nothing is sent and its failure reaches the
 (the last byte, an error, close, garbage collection, an interrupt) settles exactly once.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ class _Run:
         try:
             exchange = self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
-                parked = _Parked(self, attempt, exchange)
+                parked = _Parked(self, attempt, exchange, self._chunks(exchange))
                 return Answer(send.entry, None, exchange.status, attempt.headers, Relay(parked))
             return _read(attempt, exchange)
         except TransportFailure as failure:
@@ -87,6 +88,18 @@ class _Run:
         except BaseException:
             self.driver.world.conclude(self.life, send, attempt.hung_up)
             raise
+
+    def _chunks(self, exchange: Exchange) -> Iterator[bytes]:
+        """The body; its first bytes are awaited here where the engine may still try again: nobody is answered yet."""
+        chunks = exchange.chunks()
+        if self.call.attempts == 1:
+            return chunks
+        try:
+            first = next(chunks, None)
+        except BaseException:
+            exchange.close()
+            raise
+        return itertools.chain(() if first is None else (first,), chunks)
 
 
 def _read(attempt: Attempt, exchange: Exchange) -> Outcome:
@@ -105,9 +118,8 @@ def _read(attempt: Attempt, exchange: Exchange) -> Outcome:
 class _Parked:
     """A life parked at Send while its answer streams; its end is met once, from whichever thread."""
 
-    def __init__(self, run: _Run, attempt: Attempt, exchange: Exchange) -> None:
-        self.run, self.attempt, self.exchange = run, attempt, exchange
-        self.chunks = exchange.chunks()
+    def __init__(self, run: _Run, attempt: Attempt, exchange: Exchange, chunks: Iterator[bytes]) -> None:
+        self.run, self.attempt, self.exchange, self.chunks = run, attempt, exchange, chunks
         self.verdict: Verdict | None = None
         self.over = False
         self._left = False

@@ -1,16 +1,19 @@
 """Reports, runs and call maps for people: quiet tables, numbers to the right, unknown called unknown.
 
 A sum with unknown parts is shown as a lower bound (≥). Labels come from callers and other tools' logs: what a terminal
-would obey rather than print is shown as a replacement character. What is piped is never cut off.
+would obey rather than print is shown as a replacement character. What is piped is never cut off; on a narrow terminal
+columns are left out and labels shortened, but never a number: half a number is a wrong one.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bursar.insights.callmap import Head, Node
@@ -21,6 +24,9 @@ from bursar.types import Entry, Instant
 _ENDLESS = 1000
 _DEEPEST = 12
 _MANY = 50
+_SHORT = 18
+"""Characters of a label that are worth more than a spare column."""
+_GAP = 2
 
 
 def console() -> Console:
@@ -47,7 +53,7 @@ def print_report(report: Report, out: Console) -> None:
         out.print("No calls in this period.")
         return
     out.print(f"{_calls(total)}, {_tokens(total)}, {cost(total)}")
-    _print(out, _runs_table(report))
+    _print(out, _runs_table(report), "p99", "p50", "own output", "own input")
     mean = _bound(metrics.cost_per_user_nanos or 0, total.unpriced) if metrics.users else "no call names its user"
     _say(out, "Cost per user", f"{mean}, {_plural(metrics.users, 'user')}")
     if metrics.top_users:
@@ -68,9 +74,30 @@ def print_report(report: Report, out: Console) -> None:
         out.print(Text.assemble(("! ", "bold yellow"), plain(remark.text)))
 
 
-def _print(out: Console, table: Table) -> None:
+def _print(out: Console, table: Table, *spare: str) -> None:
     out.print()
-    out.print(table)
+    _fitted(out, table, *spare)
+
+
+def _fitted(out: Console, table: Table, *spare: str) -> None:
+    """A table, no wider than the terminal if labels can be shortened so far; `spare`: what goes first, in order."""
+    for name in spare:
+        if sum(_room(column, _SHORT) for column in table.columns) - _GAP > out.width:
+            kept = (column for column in table.columns if str(column.header) != name)
+            table.columns = [replace(column, _index=place) for place, column in enumerate(kept)]
+    widths = [_room(column) for column in table.columns]
+    labels = [place for place, column in enumerate(table.columns) if column.justify == "left"]
+    for _ in range(sum(widths) - _GAP - out.width):
+        widths[max(labels, key=widths.__getitem__)] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width = max(width - _GAP, 1)
+    out.print(table, width=max(out.width, sum(widths)), crop=False)
+
+
+def _room(column: Column, most: int = _ENDLESS) -> int:
+    """What a column takes up with the gap behind it; a label at most so much."""
+    whole = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    return _GAP + (min(whole, most) if column.justify == "left" else whole)
 
 
 def _say(out: Console, title: str, told: str) -> None:
@@ -142,7 +169,10 @@ def print_runs(page: Page[Run], out: Console) -> None:
             _bound(run.cost_nanos, run.unpriced),
             whole,
         )
-    out.print(table if page.items else "No runs in this period.")
+    if page.items:
+        _fitted(out, table, "session", "started", "user", "input", "output")
+    else:
+        out.print("No runs in this period.")
     if page.next_cursor is not None:
         out.print(f"More: --cursor {page.next_cursor}")
 
@@ -167,7 +197,7 @@ def print_run(run_id: str, total: Run | None, nodes: Sequence[Node], out: Consol
             name = f"{indent}└ {plain(node.item.agent_id)} ({plain(node.item.run_id)})"
             sums = (*_own_cached(node.item.counts), cost(node.item.counts), "in all")
             table.add_row(name, "", "", "", "", *sums, style="dim")
-    out.print(table)
+    _fitted(out, table, "took", "why", "seconds")
 
 
 def _own_cached(counts: Counters) -> tuple[str, ...]:
@@ -286,12 +316,10 @@ def _tokens(counts: Counters) -> str:
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     table = Table(
         title=title or None, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD,
-        show_edge=False, pad_edge=False,
+        show_edge=False, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
     last = len(columns) - 1
     for place, name in enumerate(columns):
         text = place < left or (place == last and not name)
-        table.add_column(
-            Text(name), justify="left" if text else "right", no_wrap=True, overflow="ellipsis" if text else "crop"
-        )
+        table.add_column(Text(name), justify="left" if text else "right", no_wrap=True, overflow="ellipsis")
     return table
