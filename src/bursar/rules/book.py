@@ -214,11 +214,17 @@ def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> i
     limit = 0 if call.api == "embeddings" else view.max_output_tokens or card.max_output_tokens
     if limit is None:
         return None
-    long_lived = b"1h" in call.body or b"12h" in call.body
-    only = _LONG_LIVED if long_lived else _TEXT
+    only = _LONG_LIVED if _may_live_long(card, call) else _TEXT
     return price.ceiling(
         tokens, limit * view.choices, plan.provider, plan.model, view.terms, policy.prices, at, only=only
     )
+
+
+def _may_live_long(card: Card, call: Call) -> bool:
+    """Whether the call may write to the provider's cache at the rates of its longer lifetimes."""
+    if card.rates.keys().isdisjoint(_LONG_LIVED - _TEXT):
+        return False
+    return b"1h" in call.body or b"12h" in call.body
 
 
 def _status(outcome: Outcome) -> Status:

@@ -13,20 +13,23 @@ from bursar.rules import estimate
 from bursar.types import Block, BlockKind
 
 KINDS: tuple[BlockKind, ...] = ("tools", "system", "message", "format", "params")
+_NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
 _RECORD = struct.Struct(">B8sI")
 _WITHOUT_DIGITS = b"0123456789"
 
 
 def pack(blocks: tuple[Block, ...], key: bytes) -> tuple[bytes, int]:
     """(packed digests, estimated tokens of all blocks)."""
-    packed = bytearray()
+    records = []
     total = 0
+    keyed = hashlib.blake2b(digest_size=8, key=key)
     for block in blocks:
         tokens = 0 if block.kind == "params" else estimate.tokens(estimate.weigh(block.raw))
         total += tokens
-        digest = hashlib.blake2b(block.raw, digest_size=8, key=key).digest()
-        packed += _RECORD.pack(KINDS.index(block.kind), digest, min(tokens, 0xFFFFFFFF))
-    return bytes(packed), total
+        digest = keyed.copy()
+        digest.update(block.raw)
+        records.append(_RECORD.pack(_NUMBERS[block.kind], digest.digest(), min(tokens, 0xFFFFFFFF)))
+    return b"".join(records), total
 
 
 def unpack(packed: bytes) -> Iterator[tuple[BlockKind, str, int]]:
@@ -46,6 +49,6 @@ def step_key(blocks: tuple[Block, ...]) -> str | None:
     for block in blocks:
         if block.kind in ("tools", "system", "format"):
             found = True
-            shape.update(KINDS.index(block.kind).to_bytes())
+            shape.update(_NUMBERS[block.kind].to_bytes())
             shape.update(block.raw.translate(None, _WITHOUT_DIGITS))
     return f"auto:{shape.hexdigest()}" if found else None

@@ -27,17 +27,17 @@ _VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\A(?:data: ?+[^ {]|[^a-
 """An event that begins so has choices, or is [DONE], or is no event but plain JSON."""
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     arguments: Any = None
     input: Any = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
     custom: _Function | None = None
 
 
-class _Said(msgspec.Struct):
+class _Said(msgspec.Struct, gc=False):
     content: Any = None
     refusal: Any = None
     reasoning_content: Any = None
@@ -46,13 +46,13 @@ class _Said(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Said | None = None
     message: _Said | None = None
     finish_reason: Any = None
 
 
-class _Frame(msgspec.Struct):
+class _Frame(msgspec.Struct, gc=False):
     """An answer without its choices, for one whose choices are not of the known shape."""
 
     id: Any = None
@@ -63,7 +63,7 @@ class _Frame(msgspec.Struct):
     error: Any = None
 
 
-class _Answer(_Frame):
+class _Answer(_Frame, gc=False):
     choices: list[_Choice] | None = None
 
 

@@ -33,16 +33,15 @@ class Part(msgspec.Struct):
     audio: Any = None
 
 
-_PART = msgspec.json.Decoder(Part)
 _PARTS = msgspec.json.Decoder(list[Part])
 _OBJECT = msgspec.json.Decoder(Members)
+_CLAIMING = frozenset({"safety_identifier", "user", "metadata", "conversation"})
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Members])
 _TEXT = msgspec.json.Decoder(str)
 _COUNT: "msgspec.json.Decoder[int | float]" = msgspec.json.Decoder(int | float)
 _FLAG = msgspec.json.Decoder(bool)
 
-_BRACKET, _BRACE = b"[{"
 _PAIR = rb'"(?:cache_control|prompt_cache_breakpoint)"\s*+:\s*+(?:null|\{[^{}]*"(?:ephemeral|explicit)"[^{}]*\})'
 _MARK = re.compile(rb'_(?:control|cache_breakpoint)"')
 _LATER_MARK = re.compile(rb",\s*+" + _PAIR)
@@ -61,21 +60,23 @@ def read(decoder: "msgspec.json.Decoder[T]", raw: Any) -> T | None:
 
 def members(raw: Any) -> Members | None:
     """An object's members in order, the last of equal keys; None: no object."""
-    return read(_OBJECT, raw)
+    return None if raw is None else read(_OBJECT, raw)
 
 
 def text(raw: Any) -> str | None:
     """A string; else None."""
-    return read(_TEXT, raw)
+    return None if raw is None else read(_TEXT, raw)
 
 
 def flag(raw: Any) -> bool:
     """True where it stands as true."""
-    return read(_FLAG, raw) is True
+    return raw is not None and read(_FLAG, raw) is True
 
 
 def count(raw: Any) -> int | None:
     """A count from 0 to 2**53, also where it is written 1e3 or 1000.0; else None."""
+    if raw is None:
+        return None
     found = read(_COUNT, raw)
     return int(found) if found is not None and 0 <= found <= LARGEST_COUNT and found == int(found) else None
 
@@ -117,13 +118,10 @@ class Seen(msgspec.Struct):
         return found is None or any(map(test, found))
 
     def any_nested(self, test: Callable[[Part], bool]) -> bool:
-        """The same of the items that have an object or array inside: no others can hold parts."""
-        for item in self.items if self.array is not None else ():
-            if _BRACKET in item or item.find(_BRACE, 1) > 0:
-                found = read(_PART, item)
-                if found is None or test(found):
-                    return True
-        return False
+        """The same where an object or array may stand inside an item: no others can hold parts."""
+        if self.array is None or (self.array.count(b"[") == 1 and self.array.count(b"{") <= len(self.items)):
+            return False
+        return self.any_item(test)
 
 
 class Peek:
@@ -145,9 +143,9 @@ class Peek:
         """None: no object."""
         quick = read(self._decoder, body)
         if quick is not None and quick.bulk:
-            for comma in (b",", b", "):
-                if (seen := self._cut(body, quick.bulk, comma)) is not None:
-                    return seen
+            seen = self._cut(body, quick.bulk)
+            if seen is not None:
+                return seen
         found = members(body)
         if found is None:
             return None
@@ -158,10 +156,11 @@ class Peek:
         items = [bytes(item) for item in ([whole] if listed is None else listed)]
         return Seen(found, items, None if listed is None else bytes(whole), _MARK.search(body) is not None)
 
-    def _cut(self, body: bytes, items: list[msgspec.Raw], comma: bytes) -> Seen | None:
-        joined = comma.join(items)
+    def _cut(self, body: bytes, items: list[msgspec.Raw]) -> Seen | None:
         for match in self._opening.finditer(body):
             start = match.end()
+            comma = b", " if body.startswith(b", ", start + len(items[0])) else b","
+            joined = comma.join(items)
             end = start + len(joined)
             if body.startswith(joined, start) and body[end : end + 1] == b"]":
                 rest = members(body[:start] + body[end:])
@@ -194,6 +193,8 @@ def params(found: Members, apart: frozenset[str]) -> Iterator[Block]:
 
 def claims(found: Members) -> Iterator[tuple[str, str]]:
     """Whom the body names, first the names that count most (wire.md section 5, fields of the body)."""
+    if _CLAIMING.isdisjoint(found):
+        return
     for key in ("safety_identifier", "user"):
         if value := text(found.get(key)):
             yield key, value

@@ -78,8 +78,8 @@ class Events:
 
     def data(self, event: bytes) -> bytes | None:
         """An event's data, its lines joined; None where it has none (comments, blank lines, other fields)."""
-        if (data := only_event(event)) is not None:
-            return data
+        if (line := only_event(event)) is not None:
+            return line
         if event.startswith(BOM):
             event = event[3:]
         lines = _LINE_END.split(event) if _CR in event else event.split(b"\n")
