@@ -4,6 +4,7 @@ Only our own headers are checked strictly: a malformed `x-bursar-*` value raises
 what was expected. A peer's header or a body claim that is no plain id is passed over, for it was not meant for us.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -98,13 +99,19 @@ def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | No
             peers.setdefault(name, value)
         else:
             forwarded.append((name, value))
-    if peers or ours:
-        _unpack(peers)
     said = dict(claims)
+    if not (ours or peers or said):
+        return Asked(_anonymous(key), None, None, tuple(forwarded))
+    _unpack(peers)
     tags = _tags(ours, peers, said, key)
     return Asked(tags, _cache_wish(ours), ours.get("x-bursar-tier"), tuple(forwarded))
 
 
+def _anonymous(key: KeyFacts | None) -> Tags:
+    return Tags(tenant=key.tenant, key_id=key.key_id, trusted=key.trusted) if key else Tags()
+
+
+@functools.lru_cache(128)
 def is_attribution(name: str) -> bool:
     """True for every header, ours and our peers', that says who or how and must not reach a provider."""
     return name.startswith(_PREFIXES) or name in _NAMES or (name.startswith("x-") and name.endswith("-session-id"))

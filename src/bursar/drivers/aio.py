@@ -47,15 +47,11 @@ class AsyncDriver:
         run = _Run(self, call, upstream)
         return await run.drive(run.life.step(None))
 
-    async def answer(self, effect: Effect[Any]) -> Any:
-        """Perform one effect without blocking the loop."""
-        match effect:
-            case Reserve(entry, claims):
-                return await self.world.store.reserve_async(entry, claims)
-            case Pause(ms):
-                return await asyncio.sleep(ms / 1000)
-            case _:
-                return self.world.perform(effect)
+    async def wait(self, effect: Reserve | Pause) -> Any:
+        """Perform an effect that takes a while, without blocking the loop; the others take none."""
+        if isinstance(effect, Reserve):
+            return await self.world.store.reserve_async(effect.entry, effect.claims)
+        return await asyncio.sleep(effect.ms / 1000)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it in a task that nobody awaits and nothing collects before it is done."""
@@ -93,8 +89,10 @@ class _Run:
                     if isinstance(sent, Answer):
                         return sent
                     asked = life.step(sent)
+                elif isinstance(asked, Reserve | Pause):
+                    asked = life.step(await driver.wait(asked))
                 else:
-                    asked = life.step(await driver.answer(asked))
+                    asked = life.step(driver.world.perform(asked))
         except asyncio.CancelledError:
             if not isinstance(asked, Verdict | Send):
                 driver.world.conclude(life, asked, _never_sent(self.call, driver))

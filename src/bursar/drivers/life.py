@@ -116,19 +116,18 @@ class Attempt:
         call, plan = self.call, self.plan
         model = plan.model if plan.model != call.view.model else None
         body = self._dialect.patch(call.body, model=model, add_usage=plan.add_usage)
-        headers = (*((k, v) for k, v in call.headers if k != "accept-encoding"), ("accept-encoding", "identity"))
+        headers = (*[pair for pair in call.headers if pair[0] != "accept-encoding"], ("accept-encoding", "identity"))
         return Shipment(plan.provider, self._dialect.path(call.path, model=model), headers, body)
 
     def head(self, status: int, headers: Headers) -> bool:
         """Take the answer's head; True where its body is to be relayed as it comes, False where read whole."""
         self._status = status
-        kept = tuple((k, v) for k, v in headers if k not in HOP_BY_HOP)
-        coding = next((v.strip().lower() for k, v in kept if k == "content-encoding"), "identity")
-        if coding in ("gzip", "x-gzip", "deflate"):
+        kept = tuple([pair for pair in headers if pair[0] not in HOP_BY_HOP])
+        told = dict(reversed(kept))
+        if told.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate"):
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
             kept = tuple((k, v) for k, v in kept if k not in ("content-encoding", "content-length"))
-        kind = next((v for k, v in kept if k == "content-type"), "")
-        streams = self.call.view.stream or not kind.startswith("application/json")
+        streams = self.call.view.stream or not told.get("content-type", "").startswith("application/json")
         if not (200 <= status < 300 and streams):
             self.headers = kept
             return False
@@ -156,8 +155,11 @@ class Attempt:
 
     def feed(self, chunk: bytes) -> bytes:
         """Meter a chunk of a relayed answer; the bytes to pass on, the same object unless an edit was asked for."""
-        self.first_byte()
-        return self._metered().feed(self._decoded(chunk))
+        if self._first is None:
+            self._first = self._clock()
+        if self._decoder is not None:
+            chunk = self._decoded(chunk)
+        return self._metered().feed(chunk)
 
     @property
     def terminal(self) -> bool:

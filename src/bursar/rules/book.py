@@ -4,6 +4,8 @@ What is known is booked as it is; what is not is estimated and marked, or stays 
 the exception that is known: nothing was produced, nothing is owed (wire.md section 2.3).
 """
 
+import re
+
 import msgspec
 
 from bursar.policy import Card, Policy, Unpriced
@@ -29,6 +31,7 @@ from bursar.types import (
 )
 
 _TEXT: frozenset[Bucket] = frozenset(("input", "cache_write_5m", "cache_write_30m", "output"))
+_LONG = re.compile(rb"12?h")
 _LONG_LIVED: frozenset[Bucket] = _TEXT | {"cache_write_1h", "cache_write_12h"}
 _FREE = Usage(parts=(), input_tokens=0, output_tokens=0, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
 
@@ -221,10 +224,10 @@ def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> i
 
 
 def _may_live_long(card: Card, call: Call) -> bool:
-    """Whether the call may write to the provider's cache at the rates of its longer lifetimes."""
-    if card.rates.keys().isdisjoint(_LONG_LIVED - _TEXT):
-        return False
-    return b"1h" in call.body or b"12h" in call.body
+    """Whether a longer lifetime in the provider's cache costs more and the body may ask for it."""
+    rates = card.rates
+    dearest = max(rates.get("cache_write_1h", 0), rates.get("cache_write_12h", 0))
+    return dearest > rates.get("input", 0) and _LONG.search(call.body) is not None
 
 
 def _status(outcome: Outcome) -> Status:

@@ -74,7 +74,7 @@ def ceiling(
     card = _card(provider, model, terms, prices, at)
     if isinstance(card, Unpriced):
         return None
-    possible = _BUCKETS if only is None else tuple(only)
+    possible = _BUCKETS if only is None else only
     rates = [card.rates]
     if card.long_rates is not None and card.long_over is not None and input_tokens > card.long_over:
         rates.append(card.long_rates)
@@ -86,11 +86,16 @@ def ceiling(
 def _dearest(
     rates: Mapping[Bucket, int], possible: Collection[Bucket], input_tokens: int, output_tokens: int
 ) -> int | None:
-    fresh = [rates[b] for b in possible if b in rates and b not in _OUTPUTS]
-    made = [rates[b] for b in possible if b in rates and b in _OUTPUTS]
-    if (input_tokens and not fresh) or (output_tokens and not made):
+    fresh = made = -1
+    for bucket in possible:
+        rate = rates.get(bucket, -1)
+        if bucket in _OUTPUTS:
+            made = max(made, rate)
+        else:
+            fresh = max(fresh, rate)
+    if (input_tokens and fresh < 0) or (output_tokens and made < 0):
         return None
-    return input_tokens * max(fresh, default=0) + output_tokens * max(made, default=0)
+    return input_tokens * max(fresh, 0) + output_tokens * max(made, 0)
 
 
 def _card(provider: str, model: str | None, terms: Terms, prices: PriceBook, at: Instant) -> Card | Unpriced:

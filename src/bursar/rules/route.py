@@ -41,6 +41,8 @@ def ladder(call: Call, policy: Policy) -> tuple[Plan, ...] | Refused:
     peers = [p for p in policy.providers.values() if family is None or p.api == family]
     if not peers:
         return _unroutable(f"no provider of the {family} family is configured: add one under [providers]")
+    if len(peers) == 1 and not slash:
+        return (_plan(call, policy, peers[0].name, wanted, "caller"),)
     chosen = next((p for p in peers if wanted is not None and _serves(p, wanted, policy, call.received)), None)
     if chosen is None and slash:
         names = ", ".join(policy.providers)

@@ -104,6 +104,8 @@ def fresh_and_cached(prompt: int, media: Buckets, cached: int, told: Buckets | N
     tokens; None: not told, then they are text as far as there is text (a cached prefix mostly is), and the second
     value is True where audio, whose cached rate is another, might have been meant.
     """
+    if told is None and not any(media.values()):
+        return {"input": left(prompt, cached, name="the prompt"), "cache_read": cached}, False
     text = left(prompt, *media.values(), name="the prompt")
     stored: Buckets = dict(told or {})
     if told is None:

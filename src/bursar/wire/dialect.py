@@ -1,5 +1,6 @@
 """The wire formats behind one interface, and which of them a path speaks. Decisions only: no I/O, nothing is logged."""
 
+import functools
 import re
 from typing import Protocol
 
@@ -86,6 +87,7 @@ _BY_PATH: tuple[tuple[re.Pattern[str], Dialect], ...] = (
 )
 
 
+@functools.lru_cache(128)
 def dialect_of(method: str, path: str) -> Dialect | None:
     """The dialect of a request by its path, whatever base path and query surround it (wire.md section 1.0).
 
@@ -106,6 +108,7 @@ def of(api: Api) -> Dialect:
     return _BY_API[api]
 
 
+@functools.lru_cache(128)
 def is_free(path: str) -> bool:
     """True for a POST that creates no charge: counting tokens, cancelling, moderating, uploading."""
     return _FREE.search(path.partition("?")[0]) is not None

@@ -119,7 +119,9 @@ class Seen(msgspec.Struct):
 
     def any_nested(self, test: Callable[[Part], bool]) -> bool:
         """The same where an object or array may stand inside an item: no others can hold parts."""
-        if self.array is None or (self.array.count(b"[") == 1 and self.array.count(b"{") <= len(self.items)):
+        if self.array is None:
+            return False
+        if self.array.find(b"[", 1) < 0 and not any(item.find(b"{", 1) > 0 for item in self.items):
             return False
         return self.any_item(test)
 

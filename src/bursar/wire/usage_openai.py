@@ -27,6 +27,8 @@ def embeddings(usage: Json, facts: UsageFacts) -> Usage:
 
 
 def _hosted(base: Usage, facts: UsageFacts) -> Usage:
+    if facts.tool_usage is None and not facts.search_items and not facts.file_searches:
+        return base
     tools = facts.tool_usage if isinstance(facts.tool_usage, Mapping) else {}
     searches = count(inner(tools, "web_search"), "num_requests")
     image = _image(inner(tools, "image_gen"), facts)
@@ -52,7 +54,8 @@ def _text(usage: Json, facts: UsageFacts, prompt_name: str, output_name: str) ->
     told = _media(details, "audio_tokens", "image_tokens") if details else None
     read = left(prompt, write or 0, name="the prompt")
     buckets, guessed = fresh_and_cached(read, media, cached or 0, told)
-    buckets |= _writes(write or 0, inner(inside, "cache_write_tokens_details"), facts)
+    if write or "cache_write_tokens_details" in inside:
+        buckets |= _writes(write or 0, inner(inside, "cache_write_tokens_details"), facts)
     reasoning = count(made, "reasoning_tokens")
     if reasoning and count(usage, "total_tokens") == prompt + output + reasoning:
         output += reasoning  # vendors that count reasoning beside the completion show it in their total

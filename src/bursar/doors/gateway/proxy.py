@@ -235,7 +235,7 @@ async def _body(receive: Receive, headers: Headers, limit: int) -> bytes | None:
 
 
 def _request(scope: Scope) -> Request:
-    headers = tuple((k.decode("latin-1"), _text(v)) for k, v in scope["headers"])
+    headers = tuple([(k.decode("latin-1"), _text(v)) for k, v in scope["headers"]])
     path: str = scope["path"]
     raw = scope.get("raw_path") or quote(path).encode()
     headers, query = _key_out_of_query(headers, scope["query_string"].decode("latin-1"))
@@ -252,12 +252,16 @@ def _text(raw: bytes) -> str:
 
 def _check(asked: Request) -> None:
     """Raises Denied for a head that could mean one thing here and another at the provider, or that is a flood."""
-    if not asked.path.startswith("/") or _TRICK.search(asked.path) or _TRICK.search(unquote(asked.path)):
+    if not asked.path.startswith("/") or _tricks(asked.path):
         raise Denied(400, f"{asked.raw:.80} has dot segments or control characters in it: send a plain path")
-    size = sum(len(k) + len(v) for k, v in asked.headers) + len(asked.raw) + len(asked.query)
+    size = sum([len(k) + len(v) for k, v in asked.headers]) + len(asked.raw) + len(asked.query)
     if len(asked.headers) > _MOST_HEADERS or size > _LARGEST_HEAD:
         raise Denied(431, f"the request has {len(asked.headers)} headers of {size} bytes: at most {_MOST_HEADERS} "
                           f"of {_LARGEST_HEAD} bytes pass")  # fmt: skip
+
+
+def _tricks(path: str) -> bool:
+    return _TRICK.search(path) is not None or ("%" in path and _TRICK.search(unquote(path)) is not None)
 
 
 def _key_out_of_query(headers: Headers, query: str) -> tuple[Headers, str]:

@@ -77,18 +77,18 @@ def raw(headers: Headers, length: int | None) -> RawHeaders:
 
 def bursar_headers(request_id: str, entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
     """The `x-bursar-*` headers of contract.md section 3. Dollars are left out while unknown, and on a stream's head."""
-    told = [("x-bursar-request-id", request_id), ("x-bursar-attempts", str(attempts))]
+    told = [(b"x-bursar-request-id", request_id.encode()), (b"x-bursar-attempts", b"%d" % attempts)]
     if entry is not None:
-        told += [("x-bursar-cache", entry.cache), ("x-bursar-route-reason", entry.route_reason)]
+        told += [(b"x-bursar-cache", entry.cache.encode()), (b"x-bursar-route-reason", _printable(entry.route_reason))]
         if entry.model is not None:
-            told.append(("x-bursar-model", f"{entry.provider}/{entry.model}"))
+            told.append((b"x-bursar-model", _printable(f"{entry.provider}/{entry.model}")))
         if entry.tier is not None:
-            told.append(("x-bursar-tier", entry.tier))
+            told.append((b"x-bursar-tier", _printable(entry.tier)))
         if final:
-            told.append(("x-bursar-cost-status", entry.cost_status))
+            told.append((b"x-bursar-cost-status", entry.cost_status.encode()))
             if entry.cost_nanos is not None:
-                told.append(("x-bursar-cost-usd", format_usd(entry.cost_nanos)))
-    return [(k.encode(), _printable(v)) for k, v in told]
+                told.append((b"x-bursar-cost-usd", format_usd(entry.cost_nanos).encode()))
+    return told
 
 
 def _printable(text: str) -> bytes:

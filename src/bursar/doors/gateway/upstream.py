@@ -3,6 +3,7 @@
 Every failure is a TransportFailure; nothing is retried, redirected, decompressed or added here.
 """
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,6 +17,7 @@ from bursar.types import Family, Headers
 
 _CREDENTIALS = frozenset(("authorization", "x-api-key", "x-goog-api-key", "api-key"))
 _NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect", "origin", "referer", "cookie", "forwarded", "via"}
+_TAKEN_OFF = _NOT_FORWARDED | _CREDENTIALS
 _SKIP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -25,9 +27,8 @@ class Exchange:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
         self.status = response.status
-        self.headers: Headers = tuple(
-            (k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.raw_headers
-        )
+        raw = response.raw_headers
+        self.headers: Headers = tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in raw])
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
@@ -79,8 +80,8 @@ class Upstream:
             raise RuntimeError("the upstream was used before it was started")
         provider = self._providers[shipment.provider]
         headers = CIMultiDict(outgoing(shipment.headers, provider.api, self._keys.get(provider.name), self._replace))
-        url = URL(provider.base_url.rstrip("/") + shipment.path, encoded=True)
         try:
+            url = _url(provider.base_url.rstrip("/") + shipment.path)
             response = await self._session.request(
                 method,
                 url,
@@ -100,6 +101,11 @@ class Upstream:
         return Exchange(response)
 
 
+@functools.lru_cache(128)
+def _url(url: str) -> URL:
+    return URL(url, encoded=True)
+
+
 def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY, ...): asked once, not on every call."""
     host = URL(url).host or ""
@@ -108,8 +114,8 @@ def proxy_of(url: str) -> str | None:
 
 def outgoing(headers: Headers, family: Family, key: str | None, replace: bool) -> list[tuple[str, str]]:
     """The caller's headers as they leave, with the one credential that this provider is to see."""
-    kept = [(k, v) for k, v in headers if k not in _NOT_FORWARDED and k not in _CREDENTIALS]
-    own = [] if replace else [(k, v) for k, v in headers if k in _CREDENTIALS]
+    kept = [pair for pair in headers if pair[0] not in _TAKEN_OFF]
+    own = [] if replace else [pair for pair in headers if pair[0] in _CREDENTIALS]
     if own:
         return kept + own
     if key is None:

@@ -7,7 +7,6 @@ import asyncio
 import atexit
 import functools
 import os
-import re
 import sys
 import threading
 import weakref
@@ -28,7 +27,6 @@ from bursar.types import Call, Family, Headers, Tags
 from bursar.wire import dialect as dialects
 from bursar.wire.dialect import Dialect
 
-_FREE = re.compile(r"(?:/count_tokens|/input_tokens|:countTokens|/files|/uploads(?:/.*)?|/cancel|/moderations)/?\Z")
 _FAMILY_NAMES: Mapping[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 _MOST_URLS = 4096
 _TURNS = 16
@@ -66,7 +64,7 @@ class Desk:
         dialect = dialects.dialect_of(method, path)
         if dialect is not dialects.OTHER or dialect is None:
             return dialect
-        if _FREE.search(path) or self.provider(url, dialect, provider, default=False) is None:
+        if dialects.is_free(path) or self.provider(url, dialect, provider, default=False) is None:
             return None
         return dialect
 

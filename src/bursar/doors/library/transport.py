@@ -341,7 +341,7 @@ class AsyncExchange(_Exchange):
 
 
 def _plain(headers: Any) -> Headers:
-    return tuple((k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers.raw)
+    return tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers.raw])
 
 
 def _readable(dialect: Dialect, request: Any) -> bool:
