@@ -39,8 +39,8 @@ imports: $(VENV)/.dev  ## the rooms and who may import whom
 tests: $(VENV)/.dev  ## the suite, without what is marked slow
 	$(BIN)/pytest -n 2 -m 'not slow'
 
-slow: $(VENV)/.dev  ## the long proofs
-	$(BIN)/pytest -n 2 -m slow
+slow: $(VENV)/.dev  ## the long proofs, one at a time
+	$(BIN)/pytest -m slow
 
 bench: $(VENV)/.dev  ## speed, as ratios in one run
 	$(BIN)/python benchmarks/overhead.py
