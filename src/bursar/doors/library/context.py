@@ -11,6 +11,7 @@ import functools
 import inspect
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
@@ -111,17 +112,18 @@ class Tallies:
             tally.add(entry)
 
 
-class _Enterable:
+class _Enterable(ABC):
     """Entered by `with`, `async with` or as a decorator of any kind of function."""
 
     _scope: Scope | None = None
 
+    @abstractmethod
     def _open(self, outer: Scope | None) -> Scope:
-        raise NotImplementedError
+        """The scope inside, given the one around it."""
 
+    @abstractmethod
     def _again(self) -> "_Enterable":
         """The same, for one more call of a decorated function."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         if self._scope is not None and not self._scope.closed:
