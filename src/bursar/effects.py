@@ -5,7 +5,7 @@ Awaiting suspends the life of a call to its driver and resumes with the answer; 
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from bursar.types import Claim, Entry, Hold, Instant, Outcome, Plan, Ratios, Refused
 
@@ -64,15 +64,3 @@ class Learned(Effect[Ratios]):
 
     provider: str
     model: str
-
-
-class World(Protocol):
-    """What the blocking driver performs effects on."""
-
-    def perform(self, effect: Effect[T], /) -> T: ...
-
-
-class AsyncWorld(Protocol):
-    """What the asyncio driver performs effects on."""
-
-    async def perform(self, effect: Effect[T], /) -> T: ...

@@ -166,7 +166,6 @@ class Call(msgspec.Struct, frozen=True):
     sdk_retry: int = 0
     attempts: int = 1
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
-    max_cost_nanos: int | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
