@@ -3,11 +3,13 @@
     python benchmarks/ledger.py [--pairs 20000] [--json]
 
 Bare SQLite (the same rows inserted and updated, nothing else kept) is measured in the same run: read the ratio, for the
-machine is never quiet. Waits are of a reserve, from the call to its answer.
+machine is never quiet. Waits are of a reserve, from the call to its answer, with as many calls in flight as AHEAD says.
+claims N: each reserve holds of N budgets' counters too (tenant; user and day; run), all under their limits.
 """
 
 import argparse
 import asyncio
+import functools
 import gc
 import json
 import multiprocessing
@@ -21,13 +23,32 @@ from typing import Any
 
 import msgspec
 
+from bursar.rules.book import granted
 from bursar.stores import sql
 from bursar.stores.rows import opening, outcome
 from bursar.stores.sqlite import SqliteStore, connect
-from bursar.types import Entry, Instant
+from bursar.types import Ask, Claim, Entry, Instant
 
 START = 1_764_000_000_000_000
+AHEAD = {"one": 256, "four": 32}
+"""How many calls are in flight: in one process, in each of four."""
 Numbers = dict[str, float]
+
+
+def ask_of(entry: Entry, claims: int) -> Ask:
+    """A call of 1,300 tokens in and up to 1,000 out, at $2.5 and $10 a million, on so many budgets."""
+    wide: dict[str, Any] = {"tenant": "default", "limit_nanos": 10**15, "limit_tokens": 10**12}
+    found = (
+        Claim(budget="everything", scope="tenant", key="default", window="month", **wide),
+        Claim(budget="a day", scope="user", key=entry.user_id or "", window="day", zone="Europe/Berlin", **wide),
+        Claim(budget="a task", scope="run", key=entry.run_id or "", finish_reserve=100_000, **wide),
+    )
+    if not claims:
+        return Ask()
+    return Ask(
+        claims=found[:claims], input_tokens=1_300, input_cost=3_250_000_000_000, output_rate=10_000_000_000,
+        wanted=1_000, stated=1_000,
+    )  # fmt: skip
 
 
 def pairs_of(count: int, name: str = "p") -> list[tuple[Entry, Entry]]:
@@ -79,59 +100,67 @@ def rate(count: int, began: float, cpu: float) -> Numbers:
     return {"pairs_per_s": count / seconds, "cpu_us": (time.process_time() - cpu) / count * 1e6}
 
 
-def pipelined(store: SqliteStore, pairs: list[tuple[Entry, Entry]], window: int = 256) -> Numbers:
+def pipelined(
+    store: SqliteStore, pairs: list[tuple[Entry, Entry]], claims: int = 0, window: int = AHEAD["one"]
+) -> Numbers:
     """One thread keeps a window of calls in flight."""
-    flying: deque[tuple[float, Any, Entry]] = deque()
-    waits = []
+    flying: deque[tuple[Any, Entry]] = deque()
+    waits: list[float] = []
+    asks = [ask_of(entry, claims) for entry, _ in pairs]
     began, cpu = time.perf_counter(), time.process_time()
-    for entry, closed in pairs:
-        flying.append((time.perf_counter(), store.reserve(entry), closed))
+    for (entry, closed), ask in zip(pairs, asks, strict=True):
+        asked, receipt = time.perf_counter(), store.reserve(entry, ask)
+        receipt.add_done_callback(functools.partial(_note, waits, asked))
+        flying.append((receipt, closed))
         if len(flying) >= window:
-            waits.append(_land(store, *flying.popleft()))
+            _land(store, *flying.popleft())
     while flying:
-        waits.append(_land(store, *flying.popleft()))
+        _land(store, *flying.popleft())
     store.flush()
-    return {**rate(len(pairs), began, cpu), "longest_wait_ms": max(waits) * 1e3}
+    return {**rate(len(pairs), began, cpu), **waited(waits)}
 
 
-def _land(store: SqliteStore, asked: float, receipt: Any, closed: Entry) -> float:
-    waited = 0.0
-    if receipt.done():
-        hold = receipt.result()
-    else:
-        hold = receipt.result(60)
-        waited = time.perf_counter() - asked
-    store.settle(hold, closed)
-    return waited
-
-
-def one_by_one(store: SqliteStore, pairs: list[tuple[Entry, Entry]]) -> Numbers:
-    """One caller, nothing else going on: what a blocking client waits for, and the CPU of a pair, thread and all."""
-    waits = []
-    began, cpu = time.perf_counter(), time.process_time()
-    for entry, closed in pairs:
-        asked = time.perf_counter()
-        hold: Any = store.reserve(entry).result()
-        waits.append(time.perf_counter() - asked)
-        store.settle(hold, closed)
-    store.flush()
-    numbers = rate(len(pairs), began, cpu)
-    waits.sort()
+def waited(waits: list[float]) -> Numbers:
+    """Quantiles of seconds, in milliseconds."""
+    waits = sorted(waits)
     return {
-        **numbers,
-        "reserve_p50_us": statistics.median(waits) * 1e6,
-        "reserve_p99_us": waits[-len(waits) // 100] * 1e6,
+        "reserve_p50_ms": statistics.median(waits) * 1e3,
+        "reserve_p99_ms": waits[-len(waits) // 100] * 1e3,
+        "longest_wait_ms": waits[-1] * 1e3,
     }
 
 
-def on_a_loop(store: SqliteStore, pairs: list[tuple[Entry, Entry]], tasks: int = 64) -> Numbers:
+def _note(waits: list[float], asked: float, _: Any) -> None:
+    waits.append(time.perf_counter() - asked)
+
+
+def _land(store: SqliteStore, receipt: Any, closed: Entry) -> None:
+    hold = receipt.result(60)
+    store.settle(hold, granted(closed, hold))
+
+
+def one_by_one(store: SqliteStore, pairs: list[tuple[Entry, Entry]], claims: int = 0) -> Numbers:
+    """One caller, nothing else going on: what a blocking client waits for, and the CPU of a pair, thread and all."""
+    waits = []
+    asks = [ask_of(entry, claims) for entry, _ in pairs]
+    began, cpu = time.perf_counter(), time.process_time()
+    for (entry, closed), ask in zip(pairs, asks, strict=True):
+        asked = time.perf_counter()
+        hold: Any = store.reserve(entry, ask).result()
+        waits.append(time.perf_counter() - asked)
+        store.settle(hold, granted(closed, hold))
+    store.flush()
+    return {**rate(len(pairs), began, cpu), **waited(waits)}
+
+
+def on_a_loop(store: SqliteStore, pairs: list[tuple[Entry, Entry]], claims: int = 0, tasks: int = 64) -> Numbers:
     """Tasks of one event loop, as in the gateway."""
 
     async def life(todo: deque[tuple[Entry, Entry]]) -> None:
         while todo:
             entry, closed = todo.popleft()
-            hold: Any = await store.reserve_async(entry)
-            store.settle(hold, closed)
+            hold: Any = await store.reserve_async(entry, ask_of(entry, claims))
+            store.settle(hold, granted(closed, hold))
 
     async def lives() -> None:
         todo = deque(pairs)
@@ -143,21 +172,21 @@ def on_a_loop(store: SqliteStore, pairs: list[tuple[Entry, Entry]], tasks: int =
     return rate(len(pairs), began, cpu)
 
 
-def _process(path: Path, name: str, count: int, go: Any, answers: Any) -> None:
+def _process(path: Path, name: str, count: int, claims: int, go: Any, answers: Any) -> None:
     store, pairs = SqliteStore(path), pairs_of(count, name)
     go.wait()
     began = time.time()
-    numbers = pipelined(store, pairs, window=32)
-    answers.put((began, time.time(), numbers["longest_wait_ms"]))
+    numbers = pipelined(store, pairs, claims, AHEAD["four"])
+    answers.put((began, time.time(), numbers))
     store.close()
 
 
-def over_processes(path: Path, count: int, processes: int = 4) -> Numbers:
+def over_processes(path: Path, count: int, claims: int = 0, processes: int = 4) -> Numbers:
     """Several processes on one file, each with 32 calls in flight."""
     spawn = multiprocessing.get_context("spawn")
     go, answers = spawn.Barrier(processes), spawn.Queue()
     workers = [
-        spawn.Process(target=_process, args=(path, f"w{number}", count // processes, go, answers))
+        spawn.Process(target=_process, args=(path, f"w{number}", count // processes, claims, go, answers))
         for number in range(processes)
     ]
     for worker in workers:
@@ -166,7 +195,8 @@ def over_processes(path: Path, count: int, processes: int = 4) -> Numbers:
     for worker in workers:
         worker.join()
     seconds = max(end for _, end, _ in found) - min(began for began, _, _ in found)
-    return {"pairs_per_s": count / seconds, "longest_wait_ms": max(wait for _, _, wait in found)}
+    longest = {name: max(numbers[name] for _, _, numbers in found) for name in waited([0.0])}
+    return {"pairs_per_s": count / seconds, **longest}
 
 
 def measure(count: int) -> dict[str, Numbers]:
@@ -174,21 +204,24 @@ def measure(count: int) -> dict[str, Numbers]:
     pairs = pairs_of(count)
     with tempfile.TemporaryDirectory() as folder:
 
-        def in_store(name: str, work: Callable[[SqliteStore, list[tuple[Entry, Entry]]], Numbers], few: int) -> None:
-            store = SqliteStore(Path(folder) / f"{name}.db")
-            results[name] = work(store, pairs[:few])
+        def in_store(name: str, work: Callable[..., Numbers], claims: int, few: int) -> None:
+            store = SqliteStore(Path(folder) / f"{name} {claims}.db")
+            results[f"{name}, claims {claims}"] = work(store, pairs[:few], claims)
             if name == "pipelined" and store.verify():
                 raise SystemExit("the audit found a mismatch: the numbers below would be worth nothing")
             store.close()
 
         results["bare"] = bare(Path(folder) / "bare.db", pairs)
-        in_store("pipelined", pipelined, count)
-        in_store("on_a_loop", on_a_loop, count)
-        in_store("one_by_one", one_by_one, min(count, 3_000))
-        SqliteStore(Path(folder) / "four.db").close()
-        results["four_processes"] = over_processes(Path(folder) / "four.db", count)
-    for name in ("pipelined", "on_a_loop", "four_processes"):
-        results[name]["of_bare"] = results[name]["pairs_per_s"] / results["bare"]["pairs_per_s"]
+        for claims in (0, 2, 3):
+            in_store("pipelined", pipelined, claims, count)
+            in_store("on_a_loop", on_a_loop, claims, count)
+            in_store("one_by_one", one_by_one, claims, min(count, 3_000))
+            path = Path(folder) / f"four {claims}.db"
+            SqliteStore(path).close()
+            results[f"four_processes, claims {claims}"] = over_processes(path, count, claims)
+    for name, numbers in results.items():
+        if name != "bare" and not name.startswith("one_by_one"):
+            numbers["of_bare"] = numbers["pairs_per_s"] / results["bare"]["pairs_per_s"]
     return results
 
 
@@ -202,7 +235,7 @@ def main() -> None:
         print(json.dumps(results))
         return
     for name, numbers in results.items():
-        print(f"{name:15}", "  ".join(f"{key} {value:,.1f}" for key, value in numbers.items()))
+        print(f"{name:26}", "  ".join(f"{key} {value:,.1f}" for key, value in numbers.items()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Rows and stores for the tests of the ledger: what a call leaves behind, on whichever store is asked."""
 
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,65 @@ import msgspec
 import pytest
 
 from bursar.stores.counters import Counters
-from bursar.stores.memory import Books, MemoryStore
+from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
-from bursar.types import Entry, Hold, Instant
+from bursar.stores.tables import Books
+from bursar.types import Ask, Claim, Entry, Hold, Instant, Refused
 
 AnyStore = MemoryStore | SqliteStore
 NOON = Instant(1_764_000_000_000_000)
 """2025-11-24T16:00:00Z"""
 MINUTE = 60_000_000
+HOUR = 60 * MINUTE
+
+
+class Watch:
+    """A clock that stands still until it is told."""
+
+    def __init__(self, now: Instant = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> Instant:
+        return self.now
+
+    def forward(self, micros: int) -> None:
+        self.now = Instant(self.now + micros)
+
+
+def claim(budget: str = "b", scope: Any = "user", key: str = "u", **terms: Any) -> Claim:
+    """On a tenant's budget of 1,000 nano-dollars, with no patience."""
+    given = {"tenant": "" if scope == "global" else "default", "limit_nanos": 1_000, "patience_ms": 0}
+    return Claim(**{"budget": budget, "scope": scope, "key": key, **given, **terms})
+
+
+def ask(*claims: Claim, output: int | None = 100, **changes: Any) -> Ask:
+    """Ten tokens in and so many out, at a nano-dollar each; the limit is the caller's own and not to be lowered."""
+    given: dict[str, Any] = {
+        "input_tokens": 10, "input_cost": 10_000_000, "likely_tokens": 5, "likely_cost": 5_000_000,
+        "output_rate": 1_000_000, "stated": output, "wanted": output, "floor": output or 1,
+    }  # fmt: skip
+    return Ask(claims=claims, **{**given, **changes})
+
+
+def held(store: "AnyStore", opening: Entry, asked: Ask) -> Hold:
+    """Reserve, and be granted."""
+    hold = store.reserve(opening, asked).result(10)
+    assert isinstance(hold, Hold), hold
+    return hold
+
+
+def refused(store: "AnyStore", opening: Entry, asked: Ask) -> Refused:
+    """Reserve, and be refused."""
+    answer = store.reserve(opening, asked).result(10)
+    assert isinstance(answer, Refused), answer
+    return answer
+
+
+def stands(store: "AnyStore", of: Claim) -> tuple[int, int, int, int]:
+    """A counter's settled and held nano-dollars, settled and held tokens."""
+    (counter,) = store.balances((of,))
+    balance = counter.balance
+    return balance.settled_nanos, balance.held_nanos, balance.settled_tokens, balance.held_tokens
 
 
 def row(request_id: str, attempt: int = 1, **changes: Any) -> Entry:
@@ -58,6 +111,21 @@ def total(store: AnyStore) -> Counters:
     return lines[0].counts if lines else Counters()
 
 
+def in_child(work: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> int:
+    """Fork, do the work there, and say how it ended: 0, 1 where it raised, a negative signal where it hung."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    meanwhile()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty ledger, migrated once."""
@@ -72,20 +140,33 @@ def path(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(template, tmp_path / "ledger.db"))
 
 
+class Opener:
+    """Opens stores, as many processes would, on the same books and by the same watch."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        self.kind, self.path, self.watch = kind, path, Watch()
+        self.books, self.stores = Books(), list[AnyStore]()
+
+    def __call__(self) -> AnyStore:
+        memory = self.kind == "memory"
+        self.stores.append(MemoryStore(self.books, self.watch) if memory else SqliteStore(self.path, clock=self.watch))
+        return self.stores[-1]
+
+
 @pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, path: Path) -> Iterator[Callable[[], AnyStore]]:
-    """Opens stores, as many processes would, on the same books."""
-    books, stores = Books(), list[AnyStore]()
-
-    def another() -> AnyStore:
-        stores.append(MemoryStore(books) if request.param == "memory" else SqliteStore(path))
-        return stores[-1]
-
-    yield another
-    for store in stores:
+def opened(request: pytest.FixtureRequest, path: Path) -> Iterator[Opener]:
+    opener = Opener(request.param, path)
+    yield opener
+    for store in opener.stores:
         store.close()
 
 
 @pytest.fixture
-def store(opened: Callable[[], AnyStore]) -> AnyStore:
+def watch(opened: Opener) -> Watch:
+    """What all stores of a test go by."""
+    return opened.watch
+
+
+@pytest.fixture
+def store(opened: Opener) -> AnyStore:
     return opened()

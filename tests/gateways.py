@@ -292,14 +292,16 @@ def running(
     credentials: Mapping[str, str] | None = None,
     noisy: bool = False,
     upstream: str | None = None,
+    clock: Callable[[], Instant] | None = None,
     **rules: Any,
 ) -> Iterator[Running]:
     """A gateway over a sandbox: in memory, or on a SQLite ledger at `path`; `keyed`: an admin key `.admin` exists.
 
-    upstream: where the providers are, if it is not the sandbox.
+    upstream: where the providers are, if it is not the sandbox. clock: the store's, which windows go by.
     noisy: the test looks at `errors` itself.
     """
-    store: Store = MemoryStore() if path is None else SqliteStore(path)
+    told: Any = {} if clock is None else {"clock": clock}
+    store: Store = MemoryStore(**told) if path is None else SqliteStore(path, **told)
     with SandboxServer(sandbox) as provider:
         admin = create_key(store, "admin") if keyed else ""
         rule = policy(upstream or provider.url, **rules)

@@ -7,7 +7,7 @@ import httpx2
 from anthropic import Anthropic, AsyncAnthropic
 from google import genai
 from google.genai import types as google
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, RateLimitError
 
 import bursar
 from bursar.policy import Policy
@@ -18,6 +18,8 @@ from bursar.types import Entry
 
 PRICES = compile_book({}, {})
 TLS = ssl.create_default_context()
+STOPPED = "I have to stop here: the budget for this work"
+"""How the partial answer begins where nobody has said otherwise."""
 ASK: Any = [{"role": "user", "content": "What is double entry?"}]
 
 
@@ -29,7 +31,12 @@ def rows(guard: bursar.Guard) -> list[Entry]:
     """Every row, oldest first; the ledger audits clean."""
     guard.flush()
     assert guard._desk.store.verify() == []
-    return sorted(guard._desk.store.calls().items, key=lambda row: (row.request_id, row.attempt))
+    return sorted(guard._desk.store.calls(limit=10_000).items, key=lambda row: (row.request_id, row.attempt))
+
+
+def decided(found: list[Entry]) -> list[Entry]:
+    """Without the calls that waited for others in vain and were asked again."""
+    return [row for row in found if row.http_status != 429]
 
 
 def settings() -> Settings:
@@ -56,6 +63,32 @@ def said(text: str) -> Any:
 
 def chat(client: Any, text: str = "What is double entry?", **more: Any) -> Any:
     return client.chat.completions.create(model="gpt-4o", messages=said(text), **more)
+
+
+def chat_text(answer: Any) -> tuple[str, str]:
+    return answer.choices[0].message.content, answer.choices[0].finish_reason
+
+
+def chat_streamed(chunks: Any) -> tuple[str, str]:
+    *_, last = seen = list(chunks)
+    return "".join(chunk.choices[0].delta.content or "" for chunk in seen), last.choices[0].finish_reason
+
+
+def patient_chat(client: Any, text: str, **more: Any) -> Any:
+    """Asks again, as an SDK would, where other calls' holds outlasted the patience: on a busy machine they may."""
+    while True:
+        try:
+            return chat(client, text, **more)
+        except RateLimitError:
+            continue
+
+
+async def patient_achat(client: Any, text: str, **more: Any) -> Any:
+    while True:
+        try:
+            return await chat(client, text, **more)
+        except RateLimitError:
+            continue
 
 
 def message(client: Any, text: str = "What is double entry?", **more: Any) -> Any:

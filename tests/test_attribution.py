@@ -1,5 +1,6 @@
 """Whom a call is booked to: the precedence table of wire.md section 5, and what no header can bring about."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from bursar.doors import attribution
 from bursar.doors.attribution import BadHeader, KeyFacts
-from bursar.types import Tags
+from bursar.types import Cap, Kin, Tags
 from bursar.wire import peek
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -109,13 +110,54 @@ def test_a_peers_header_that_is_no_id_is_passed_over(headers: Any, field: str, e
         ([("x-bursar-tags", "a=b,=c")], "x-bursar-tags"),
         ([("x-bursar-cache", "maybe")], "x-bursar-cache"),
         ([("x-bursar-user", "u")], "x-bursar-user is not a header"),
-        ([("x-bursar-max-cost-usd", "0.01")], "x-bursar-max-cost-usd is not a header that this version acts on"),
+        ([("x-bursar-budget-eur", "1")], "x-bursar-budget-eur is not a header that this version acts on"),
+        ([("x-bursar-max-cost-usd", "$1")], "x-bursar-max-cost-usd: expected dollars in nine decimals at most"),
+        ([("x-bursar-max-cost-usd", "-1")], "x-bursar-max-cost-usd"),
+        ([("x-bursar-max-cost-usd", "1e-3")], "x-bursar-max-cost-usd"),
+        ([("x-bursar-max-cost-usd", "nan")], "x-bursar-max-cost-usd"),
+        ([("x-bursar-max-cost-usd", "0.0000000001")], "nine decimals"),
+        ([("x-bursar-max-cost-usd", "\u0661")], "x-bursar-max-cost-usd"),
+        ([("x-bursar-run-id", "r"), ("x-bursar-budget-usd", "")], "x-bursar-budget-usd: expected dollars"),
+        ([("x-bursar-run-id", "r"), ("x-bursar-budget-usd", "9999999999")], "x-bursar-budget-usd"),
+        ([("x-bursar-run-id", "r"), ("x-bursar-budget-tokens", "1.5")], "x-bursar-budget-tokens: expected a whole"),
+        ([("x-bursar-run-id", "r"), ("x-bursar-budget-tokens", "10_000")], "x-bursar-budget-tokens"),
+        ([("x-bursar-budget-usd", "1")], "x-bursar-budget-usd limits a run, and the request names none"),
+        ([("x-bursar-budget-tokens", "1")], "x-bursar-budget-tokens limits a run"),
     ],
 )
 def test_one_of_ours_that_is_wrong_is_said(headers: Any, told: str) -> None:
     """Malformed, said twice, misspelt, or a limit that would not be kept: refused by name, never passed over."""
     with pytest.raises(BadHeader, match=told):
         tags(headers)
+
+
+def test_a_runs_limits_by_header_are_a_further_cap() -> None:
+    """Dollars to the nano-dollar, tokens, or both; on the run that the request names, with its labels; they hold as the
+    least that was ever said. Without them there is no cap, and none of them goes on."""
+    run = [
+        ("x-bursar-run-id", "r"),
+        ("x-bursar-agent-id", "a"),
+        ("x-bursar-user-tier", "free"),
+        ("x-bursar-tags", "k=v"),
+    ]
+    both = attribution.read(
+        (*run, ("x-bursar-budget-usd", "0.000000001"), ("x-bursar-budget-tokens", "10000")), (), None
+    )
+    cap = Cap(limit_nanos=1, limit_tokens=10_000, least=True)
+    assert both.tags.line == (Kin("r", "a", "free", (("k", "v"),), cap),)
+    assert both.forwarded == ()
+    assert tags([*run, ("x-bursar-budget-tokens", "0")]).line[0].cap == Cap(limit_tokens=0, least=True)
+    assert tags([("traceparent", PARENT), ("x-bursar-budget-usd", "2")]).line[0].run_id == TRACE
+    assert tags(run).line == ()
+
+
+@given(st.decimals(0, 999_999_999, allow_nan=False, allow_infinity=False, places=9))
+def test_a_calls_own_limit_is_exact(amount: Decimal) -> None:
+    """x-bursar-max-cost-usd in nano-dollars; None where it is not said; it does not go on."""
+    asked = attribution.read((("x-bursar-max-cost-usd", f"{amount:f}"), ("accept", "x")), (), None)
+    assert asked.max_cost_nanos == int(amount * 10**9)
+    assert asked.forwarded == (("accept", "x"),)
+    assert attribution.read((("accept", "x"),), (), None).max_cost_nanos is None
 
 
 def test_tags_are_gathered_best_source_first() -> None:
@@ -139,7 +181,8 @@ def test_tags_are_gathered_best_source_first() -> None:
 
 NAMES = st.sampled_from(
     [*(row[0] for table in TABLES.values() for row in table if row[0] != "body"), "x-bursar-tags", "x-litellm-tags",
-     "x-bursar-cache", "authorization", "content-type", "tracestate", "cache-control", "helicone-property-x"]
+     "x-bursar-cache", "x-bursar-budget-usd", "x-bursar-budget-tokens", "x-bursar-max-cost-usd",
+     "authorization", "content-type", "tracestate", "cache-control", "helicone-property-x"]
 ) | st.text(max_size=30).map(str.lower)  # fmt: skip
 HEADERS = st.lists(st.tuples(NAMES, st.text(max_size=60) | st.sampled_from([PARENT, "a", "on", "user.id=u"])))
 CLAIMS = st.lists(st.tuples(st.sampled_from(["user", "metadata.user_id", "metadata.x", "?"]), st.text(max_size=60)))

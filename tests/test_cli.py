@@ -209,7 +209,7 @@ def test_the_template_shows_every_key_and_only_true_examples(tmp_path: Path) -> 
     path = tmp_path / "bursar.toml"
     path.write_text(bare)
     told, usual = load(path, {}), Settings()
-    for name in ("store", "gateway", "retry", "drain", "secrets", "unknown_price", "on_disconnect", "capture"):
+    for name in ("store", "gateway", "retry", "drain", "secrets", "finish_text", "on_disconnect", "capture"):
         assert getattr(told, name) == getattr(usual, name)
     sections = [field.annotation for field in Settings.model_fields.values()]
     models: list[Any] = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -220,15 +220,15 @@ def test_the_template_shows_every_key_and_only_true_examples(tmp_path: Path) -> 
 
 def test_check_tells_every_fault(cli: Cli) -> None:
     """All of them at once, with file and line; exit code 2; --json has them as data."""
-    Path("bad.toml").write_text('colour = 1\n[store]\nurl = "mysql://x"\n[[budgets]]\nlimit_usd = 1\n')
+    Path("bad.toml").write_text('colour = 1\n[store]\nurl = "mysql://x"\n[[breakers]]\nscope = "run"\n')
     told = cli("check", "--config", "bad.toml")
     assert (told.code, [line.split(": ")[1:3] for line in told.err.splitlines()]) == (
-        2, [["bad.toml:1", "colour"], ["bad.toml:3", "store.url"], ["bad.toml:4", "budgets"]]
+        2, [["bad.toml:1", "colour"], ["bad.toml:3", "store.url"], ["bad.toml:4", "breakers"]]
     )  # fmt: skip
     found = cli("check", "--config", "bad.toml", "--json")
     assert (found.code, found.json["ok"]) == (2, False)
     assert [(fault["line"], fault["key"]) for fault in found.json["faults"]] == [
-        (1, "colour"), (3, "store.url"), (4, "budgets")
+        (1, "colour"), (3, "store.url"), (4, "breakers")
     ]  # fmt: skip
     assert "properties" in cli("check", "--schema").json
 

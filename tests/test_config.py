@@ -1,14 +1,21 @@
-"""The configuration: every fault at once with its place, the environment over the file, secrets kept secret."""
+"""The configuration: every fault at once with its place, the environment over the file, secrets kept secret, limits to
+the nano-dollar."""
 
 import os
+import re
 import threading
+import tomllib
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bursar.config import ConfigError, Fault, load, schema
+from bursar.config import BudgetSection, ConfigError, Fault, MatchSection, StepSection, load, schema
 from bursar.doors.open import make_policy, open_books
-from bursar.policy import Candidate
+from bursar.policy import Budget, Candidate, Match, Policy, StepRule
+from conftest import ROOT
 
 
 def faults(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[Fault]:
@@ -23,10 +30,10 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     """A shape, a provider that is not there, a word, a section of a later version: one run tells all four."""
     found = faults(
         tmp_path,
-        'on_disconnect = "sometimes"\n[tiers]\nsmall = ["nobody/x"]\n[gateway]\nport = "zz"\n[[budgets]]\nname = "x"\n',
+        'on_disconnect = "sometimes"\n[tiers]\nsmall = ["nobody/x"]\n[gateway]\nport = "zz"\n[[alerts]]\nname = "x"\n',
     )
     assert [(f.line, f.key) for f in found] == [
-        (1, "on_disconnect"), (3, "tiers.small"), (5, "gateway.port"), (6, "budgets"),
+        (1, "on_disconnect"), (3, "tiers.small"), (5, "gateway.port"), (6, "alerts"),
     ]  # fmt: skip
     assert all(f.file.endswith("bursar.toml") for f in found)
 
@@ -47,6 +54,10 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         ("[drain]\ntime = 5", 2, "drain.time", "duration"),
         ("note = '''\n[gateway]\nport = 1\n'''\n[gateway]\nport = -1", 6, "gateway.port", "greater than or equal to 0"),
         ("a = \n", 1, "TOML", "Invalid value"),
+        ("refuse_status = 500", 1, "refuse_status", "less than or equal to 499"),
+        ("opaque_input_tokens = 0", 1, "opaque_input_tokens", 'above 0, or "refuse"'),
+        ("opaque_input_tokens = true", 1, "opaque_input_tokens", 'above 0, or "refuse"'),
+        ("finish_text = ''", 1, "finish_text", "at least 1"),
     ],
 )
 def test_a_fault_names_line_key_and_what_was_expected(
@@ -157,3 +168,185 @@ def test_the_schema_describes_every_section() -> None:
     told = schema()
     assert {"store", "providers", "tiers", "prices", "gateway"} <= set(told["properties"])
     assert told["additionalProperties"] is False
+
+
+# --- budgets and steps
+
+USER = 'name = "a"\nscope = "user"\n'
+LIMITED = USER + "limit_tokens = 1\n"
+
+
+def policy_of(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> Policy:
+    path = tmp_path / "bursar.toml"
+    path.write_text(text)
+    return make_policy(load(path, environ or {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "told"),
+    [
+        (USER, 1, "budgets[0]", "limits nothing: expected limit_usd, limit_tokens or both"),
+        ('scope = "user"\nlimit_usd = 1', 1, "budgets[0].name", "is required"),
+        (LIMITED + 'scoope = "x"', 5, "budgets[0].scoope", "did you mean scope?"),
+        (LIMITED + 'match = { agnet = "x" }', 5, "budgets[0].match.agnet", "did you mean agent?"),
+        (LIMITED + 'match = { agent = "" }', 5, "budgets[0].match.agent", "at least 1"),
+        (LIMITED + "[budgets.match]\ntags = { kind = 7 }", 6, "budgets[0].match.tags.kind", "valid string"),
+        (USER + "limit_usd = 0.1234567891", 4, "budgets[0].limit_usd", "nine decimals at most"),
+        (USER + "limit_usd = -1", 4, "budgets[0].limit_usd", "expected 0 or more and below 1e9 dollars, got -1"),
+        (USER + "limit_usd = nan", 4, "budgets[0].limit_usd", 'expected dollars, such as "0.50"'),
+        (USER + "limit_usd = true", 4, "budgets[0].limit_usd", 'expected dollars, such as "0.50"'),
+        (USER + "limit_tokens = 1.5", 4, "budgets[0].limit_tokens", "valid integer"),
+        (LIMITED + 'window = "fortnight"', 5, "budgets[0].window", "'hour'"),
+        (LIMITED + 'timezone = "Mars/Base"', 5, "budgets[0].timezone", "IANA time zone"),
+        (LIMITED + 'timezone = "../etc"', 5, "budgets[0].timezone", "IANA time zone"),
+        (LIMITED + "finish_reserve = 0.1", 5, "budgets[0].finish_reserve", "run and session only"),
+        (LIMITED + "finish_reserve = 1", 5, "budgets[0].finish_reserve", "expected 0 or more and below 1, got 1"),
+        (LIMITED + "finish_reserve = 0.1234567", 5, "budgets[0].finish_reserve", "six decimals at most"),
+        (LIMITED + "max_share = 0", 5, "budgets[0].max_share", "expected above 0 and at most 1, got 0"),
+        (LIMITED + "wrap_up = 1.01", 5, "budgets[0].wrap_up", "expected above 0 and at most 1, got 1.01"),
+        (LIMITED + "patience = 2", 5, "budgets[0].patience", "duration"),
+        (LIMITED + 'input_hold = "p99"', 5, "budgets[0].input_hold", "'ceiling' or 'p99.9'"),
+        (LIMITED + 'on_exhausted = "downgrade"', 5, "budgets[0].on_exhausted", "add [tiers]"),
+        (LIMITED.replace('"a"', '"run:a"'), 2, "budgets[0].name", 'does not begin with "run:"'),
+        (LIMITED.replace('"a"', '" "'), 2, "budgets[0].name", "printable"),
+        (LIMITED.replace("user", "run") + 'window = "day"', 5, "budgets[0].window", 'expected "lifetime"'),
+    ],
+)
+def test_a_wrong_budget_is_said_where_it_stands(tmp_path: Path, text: str, line: int, key: str, told: str) -> None:
+    """Each mistake with its line, and every other budget is left out of it."""
+    (fault,) = faults(tmp_path, "[[budgets]]\n" + text)
+    assert (fault.line, fault.key) == (line, key)
+    assert told in fault.message
+    sound = '[[budgets]]\nname = "sound"\nscope = "global"\nlimit_usd = 1\n\n'
+    (fault,) = faults(tmp_path, sound + "[[budgets]]\n" + text)
+    assert (fault.line, fault.key) == (line + 5, key.replace("[0]", "[1]"))
+
+
+def test_a_name_is_one_budgets_own(tmp_path: Path) -> None:
+    """Counters go by the name: the second that bears it is told."""
+    (fault,) = faults(tmp_path, f"[[budgets]]\n{LIMITED}[[budgets]]\n{LIMITED}")
+    assert (fault.line, fault.key, fault.message) == (6, "budgets[1].name", "another budget has this name (budgets[0])")
+
+
+def test_what_steps_are_not_yet_is_refused(tmp_path: Path) -> None:
+    """Each key that this version would not act on, at its own line; match and max_output_tokens are known."""
+    rules = 'tier = "s"\ncascade = []\nvalidate = { regex = "x" }\ncache = { response = "1h" }\nprompt_cache = "auto"\n'
+    found = faults(tmp_path, f"[[steps]]\nmatch = {{ step = 'a' }}\n[[steps]]\n{rules}max_output_tokens = 0\n")
+    names = ("tier", "cascade", "validate", "cache", "prompt_cache", "max_output_tokens")
+    assert [(f.line, f.key) for f in found] == [(at, f"steps[1].{name}") for at, name in enumerate(names, 4)]
+    assert all("not enforced by this version" in f.message for f in found[:-1])
+
+
+def test_a_budget_is_what_its_section_says(tmp_path: Path) -> None:
+    """Every key arrives in the policy, exactly; what is left out is the policy's own default."""
+    told = policy_of(
+        tmp_path,
+        """
+        unknown_price = "refuse"
+        opaque_input_tokens = "refuse"
+        finish_text = "No more of {budget}."
+        refuse_status = 422
+        [tiers]
+        small = ["openai/gpt-4o-mini"]
+        [[budgets]]
+        name = "all of it"
+        scope = "session"
+        match = { agent = "a*", step = "s", user_tier = "free", tags = { kind = "report", team = "r?d" } }
+        window = "week"
+        timezone = "Asia/Kathmandu"
+        limit_usd = 0.1
+        limit_tokens = 10_000
+        on_exhausted = "downgrade"
+        finish_text = "Enough."
+        finish_reserve = 0.15
+        max_share = 1
+        wrap_up = 0.5
+        patience = "1.5s"
+        tell_model = true
+        input_hold = "p99.9"
+        [[budgets]]
+        name = "bare"
+        scope = "user"
+        limit_usd = "0.000000001"
+        [[steps]]
+        match = { step = "extract_*" }
+        max_output_tokens = 800
+        [[steps]]
+        """,
+    )
+    first = Budget(
+        name="all of it", scope="session", match=Match("a*", "s", "free", (("kind", "report"), ("team", "r?d"))),
+        window="week", zone="Asia/Kathmandu", limit_nanos=100_000_000, limit_tokens=10_000, on_exhausted="downgrade",
+        finish_text="Enough.", finish_reserve=150_000, max_share=1_000_000, wrap_up=500_000, patience_ms=1_500,
+        tell_model=True, learned_input=True,
+    )  # fmt: skip
+    assert told.budgets == (first, Budget(name="bare", scope="user", limit_nanos=1))
+    assert told.steps == (StepRule(match=Match(step="extract_*"), max_output_tokens=800), StepRule())
+    assert (told.unknown_price, told.opaque_input_tokens, told.refuse_status) == ("refuse", 0, 422)
+    assert told.finish_text == "No more of {budget}."
+
+
+def test_left_alone_the_limits_are_the_policys_own(tmp_path: Path) -> None:
+    """Defaults stand in one place: no budget, no status, no text of another kind comes of an empty file."""
+    told, own = policy_of(tmp_path, ""), Policy(prices=policy_of(tmp_path, "").prices)
+    names = ("budgets", "steps", "unknown_price", "opaque_input_tokens", "finish_text", "refuse_status")
+    assert [getattr(told, name) for name in names] == [getattr(own, name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("told", "learned"),
+    [
+        ("", False),
+        ("hard = false", True),
+        ("hard = true", False),
+        ('hard = false\ninput_hold = "ceiling"', False),
+        ('hard = true\ninput_hold = "p99.9"', True),
+    ],
+)
+def test_a_soft_limit_holds_what_is_likely(tmp_path: Path, told: str, learned: bool) -> None:
+    """Unless it is told otherwise; a hard one holds the ceiling, unless it is told otherwise."""
+    (budget,) = policy_of(tmp_path, f"[[budgets]]\n{LIMITED}{told}\n").budgets
+    assert budget.learned_input is learned
+
+
+@given(st.decimals(0, 999_999_999, allow_nan=False, allow_infinity=False, places=9))
+def test_no_float_touches_a_limit(amount: Decimal) -> None:
+    """Written as a string or as a bare number, in the file or in the environment: the same nano-dollars, exactly."""
+    expected = int(amount * 10**9)
+    bare = f"{amount:f}"
+    for written in (bare, f'"{bare}"'):
+        text = f"[[budgets]]\n{USER}limit_usd = {written}\n"
+        (told,) = tomllib.loads(text, parse_float=Decimal)["budgets"]
+        assert BudgetSection.model_validate(told).limit_usd == expected
+        variable = f'[{{"name": "a", "scope": "user", "limit_usd": {written}}}]'
+        (budget,) = load(Path(os.devnull), {"BURSAR_BUDGETS": variable}).budgets
+        assert budget.limit_usd == expected
+
+
+def test_budgets_come_by_the_environment_too(tmp_path: Path) -> None:
+    """As JSON, in place of the file's; a fault in them is the variable's."""
+    told = policy_of(
+        tmp_path, f"[[budgets]]\n{LIMITED}", {"BURSAR_BUDGETS": '[{"name": "b", "scope": "global", "limit_usd": 0.5}]'}
+    )
+    assert told.budgets == (Budget(name="b", scope="global", limit_nanos=500_000_000),)
+    wrong = '[{"name": "b", "scope": "globe", "limit_usd": 1}]'
+    (fault,) = faults(tmp_path, f"[[budgets]]\n{LIMITED}", {"BURSAR_BUDGETS": wrong})
+    assert (fault.file, fault.line, fault.key) == ("environment", None, "BURSAR_BUDGETS")
+    assert fault.message.startswith("budgets[0].scope: ")
+
+
+def test_every_key_of_a_budget_and_a_step_is_told() -> None:
+    """On the page about the configuration and in what `bursar init` writes."""
+    page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    template = (ROOT / "src" / "bursar" / "doors" / "cli" / "template.toml").read_text("utf-8")
+    for section in (BudgetSection, StepSection, MatchSection):
+        for key in section.model_fields:
+            assert f"`{key}`" in page and re.search(rf"\b{key}\b", template), key
+
+
+def test_the_schema_takes_what_people_write() -> None:
+    """Durations, shares and amounts are described as they are written, not as they are kept."""
+    kinds = schema()["$defs"]["BudgetSection"]["properties"]
+    assert kinds["patience"]["type"] == "string"
+    assert kinds["finish_reserve"]["type"] == "number"
+    assert {"string", "number"} <= {kind.get("type") for kind in kinds["limit_usd"]["anyOf"]}

@@ -176,7 +176,7 @@ def test_a_refused_reserve_sends_nothing() -> None:
     world = Scripted([], refuse=lambda attempt: True)
     verdict = world.live(call(), policy())
     assert isinstance(verdict.outcome, Refused)
-    assert world.trace == snapshot(["reserve openai/gpt-4o #1 hold 407000", "settle #1 refused final 0"])
+    assert world.trace == snapshot(["refused openai/gpt-4o #1 policy", "settle #1 refused final 0"])
 
 
 def test_an_unknown_provider_is_said() -> None:

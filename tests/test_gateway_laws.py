@@ -132,7 +132,7 @@ def test_a_chunked_body_is_sent_on_whole(gw: Running) -> None:
     [
         (["x-bursar-user-id: a", "x-bursar-user-id: b"], 400),
         (["x-bursar-user-id: a b"], 400),
-        (["x-bursar-max-cost-usd: 0.01"], 400),
+        (["x-bursar-max-cost-usd: a"], 400),
         (["x-bursar-user-id: \u00b2"], 400),
         (["x-bursar-cache: only"], 504),
         (["x-portkey-metadata: " + '{"a":' * 9000], 200),

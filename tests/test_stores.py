@@ -18,8 +18,9 @@ from books import MINUTE, NOON, AnyStore, done, live, row, total
 from bursar.stores import StoreFailure
 from bursar.stores.base import Filters, Key
 from bursar.stores.counters import Counters
-from bursar.stores.memory import Books, MemoryStore
+from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
+from bursar.stores.tables import Books
 from bursar.types import Entry, Hold, Instant, Ratios, Terms
 
 opened, path, store, template = books.opened, books.path, books.store, books.template

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import books
-from books import done, live, row, total
+from books import done, in_child, live, row, total
 from bursar.stores import StoreFailure
 from bursar.stores.sqlite import SqliteStore
 from bursar.types import Hold
@@ -42,21 +41,6 @@ store.close()
 def worker(path: Path, name: str, pairs: int) -> "subprocess.Popen[str]":
     arguments = [sys.executable, "-c", WORKER, str(Path(__file__).parent), str(path), name, str(pairs)]
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def in_child(work: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> int:
-    """Fork, do the work there, and say how it ended: 0, 1 where it raised, a negative signal where it hung."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    meanwhile()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class TestProcesses:
@@ -184,17 +168,18 @@ class TestProcesses:
         code = (
             "import os, sys; sys.path.insert(0, sys.argv[1]); from books import SqliteStore, row\n"
             "store = SqliteStore(sys.argv[2]); store.reserve(row('r')).result()\n"
-            "if os.fork() == 0:\n    sys.stdin.read(); os._exit(0)\n"
+            "if os.fork() == 0:\n    os.write(1, b'lives'); sys.stdin.read(); os._exit(0)\n"
             "os._exit(0)"
         )
         arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(path)]
-        parent = subprocess.Popen(arguments, stdin=subprocess.PIPE)
-        assert parent.wait(30) == 0
+        parent = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert parent.stdin is not None and parent.stdout is not None
+        assert (parent.wait(30), parent.stdout.read(5)) == (0, b"lives")
         store = SqliteStore(path)
         assert [entry.status for entry in store.call("r")] == ["expired"]
         store.close()
-        assert parent.stdin is not None
         parent.stdin.close()
+        parent.stdout.close()
 
     def test_dropped_without_close(self, path: Path) -> None:
         """A process that ends without closing its store still books what it had settled."""

@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 
 import books
-from books import NOON, done, live, row, total
+from books import NOON, ask, claim, done, held, live, row, stands, total
 from bursar.stores import StoreFailure, open_store
 from bursar.stores.base import Filters
 from bursar.stores.counters import FIELDS
-from bursar.stores.group import GroupCommit
 from bursar.stores.memory import MemoryStore
 from bursar.stores.migrate import HEAD, config
 from bursar.stores.owners import Turn
-from bursar.stores.sql import CALL_COLUMNS
+from bursar.stores.sql import AT_COUNTER, CALL_COLUMNS, COUNTER_COLUMNS, FETCH_COUNTERS, RUN_COLUMNS, SKETCH_COLUMNS
 from bursar.stores.sqlite import SqliteStore, connect
 from bursar.types import Hold
 
 path, template = books.path, books.template
+
+
+SCANS = {f"SCAN {table}" for table in ("calls", "rollups", "runs", "counters", "sketches")}
 
 
 class TestTheAudit:
@@ -41,12 +43,18 @@ class TestTheAudit:
             ("UPDATE calls SET duration_ms = NULL", "call r"),
             ("UPDATE calls SET status = 'open', owner = 'nobody'", "call r"),
             ("DELETE FROM calls", "run run"),
+            ("UPDATE counters SET settled_nanos = settled_nanos + 1", "counter"),
+            ("UPDATE counters SET held_tokens = 1", "counter"),
+            ("UPDATE counters SET rows = rows + 1", "counter"),
+            ("DELETE FROM counters", "counter"),
+            ("UPDATE calls SET charges = NULL", "counter"),
         ],
     )
     def test_finds_what_was_changed(self, path: Path, damage: str, what: str) -> None:
         """Whatever is altered behind Bursar's back is found and named."""
         store = SqliteStore(path)
-        live(store, "r", run_id="run", agent_id="a")
+        opening = row("r", run_id="run", agent_id="a")
+        store.settle(held(store, opening, ask(claim())), done(opening))
         assert store.verify() == []
         with sqlite3.connect(path) as stranger:
             stranger.execute(damage)
@@ -119,6 +127,44 @@ class TestTheDisk:
         assert len(store.calls().items) == 5
         store.close()
 
+    def test_full_while_others_wait(self, path: Path) -> None:
+        """Whoever waits for others' holds is told as well; what was held stays held, and is given back later."""
+        disk = Disk()
+        store = SqliteStore(path, disk.connect)
+        patient = claim(patience_ms=60_000)
+        opening = row("a")
+        hold = held(store, opening, ask(patient, output=900))
+        waiting = store.reserve(row("b"), ask(patient, output=500))
+        store.flush()
+        disk.full = True
+        store.settle(hold, done(opening)).result()
+        with pytest.raises(StoreFailure, match="disk is full"):
+            waiting.result(10)
+        assert stands(store, patient)[:2] == (0, 910)
+        disk.full = False
+        store.settle(hold, done(opening)).result()
+        assert (stands(store, patient)[:2], store.verify()) == ((1_000, 0), [])
+        store.close()
+
+    def test_poison_does_not_wait(self, path: Path) -> None:
+        """What could not be written fails before it begins to wait; those who wait are granted as ever."""
+        store = SqliteStore(path)
+        patient = claim(patience_ms=60_000)
+        live(store, "taken")
+        opening = row("a")
+        hold = held(store, opening, ask(patient, output=900))
+        receipts = [store.reserve(row(name), ask(patient, output=400)) for name in ("b", "\ud800", "taken", "c")]
+        with pytest.raises(StoreFailure, match="surrogate"):
+            receipts.pop(1).result(10)
+        with pytest.raises(StoreFailure, match="in the ledger already"):
+            receipts.pop(1).result(10)
+        store.flush()
+        assert [receipt.done() for receipt in receipts] == [False, False]
+        store.settle(hold, done(opening, cost_nanos=0))
+        assert [type(receipt.result(10)) for receipt in receipts] == [Hold, Hold]
+        assert (stands(store, patient)[:2], store.verify()) == ((0, 820), [])
+        store.close()
+
     def test_not_a_ledger(self, tmp_path: Path) -> None:
         """A file that is no database, and a database of a later Bursar, are refused by name."""
         (tmp_path / "noise.db").write_bytes(b"x" * 5000)
@@ -148,11 +194,46 @@ class TestTheSchema:
 
         assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
 
+    def test_upgrade_in_place(self, tmp_path: Path) -> None:
+        """A ledger of the first revision is brought up to date where it lies: its rows stay, and can be budgeted."""
+        from alembic import command
+        from sqlalchemy import create_engine, pool
+
+        db = connect(tmp_path / "old.db")
+        db.execute("PRAGMA journal_mode = WAL")
+        engine = create_engine("sqlite://", creator=lambda: db, poolclass=pool.StaticPool)
+        with engine.connect() as bound:
+            db.execute("BEGIN IMMEDIATE")
+            command.upgrade(config(bound), "0001")
+        columns = "request_id, attempt, tenant, tags, started_at, api, provider, model, route_reason, stream, status"
+        columns += ", cache, terms, cost_nanos, cost_status, purpose, sdk_retry, blocks, owner, run_id, hold_nanos"
+        opening = row("r", run_id="run")
+        old = ("r", 1, "default", "{}", opening.started_at, "chat", "openai", "gpt-4o", "caller", 0, "open",
+               "bypass", "{}", None, "unpriced", "call", 0, b"", "nobody", "run", 5_000)  # fmt: skip
+        db.execute(f"INSERT INTO calls ({columns}) VALUES ({', '.join('?' * len(old))})", old)
+        db.execute(
+            "INSERT INTO runs (tenant, run_id, root_run_id, first_at, last_at, calls, rows, input_tokens,"
+            " output_tokens, cost_nanos, unpriced, tree_rows, tree_cost_nanos, tree_unpriced)"
+            " VALUES ('default', 'run', 'run', ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0)", (NOON, NOON)
+        )  # fmt: skip
+        db.close()
+        store = SqliteStore(tmp_path / "old.db")
+        assert [(entry.status, entry.cost_nanos, entry.charges) for entry in store.call("r")] == [
+            ("expired", 5_000, ())
+        ]
+        asked = ask(claim("task", "run", "run", finish_reserve=200_000), output=900, final=True)
+        assert held(store, row("s", run_id="run"), asked).from_reserve
+        assert (store.verify(), store.budgets().items[0].rows) == ([], 1)
+        store.close()
+
     def test_columns(self, path: Path) -> None:
         """The tables have exactly the columns that rows are written to; counters too."""
         with sqlite3.connect(path) as db:
             assert {name for _, name, *_ in db.execute("PRAGMA table_info(calls)")} == {"id", *CALL_COLUMNS}
             assert {name for _, name, *_ in db.execute("PRAGMA table_info(rollups)")} >= set(FIELDS)
+            for table, columns in (("counters", COUNTER_COLUMNS), ("runs", RUN_COLUMNS), ("sketches", SKETCH_COLUMNS)):
+                found = {name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")}
+                assert found - {"id"} == set(columns)
         db.close()
 
     def test_reports_scan_nothing(self, path: Path) -> None:
@@ -167,9 +248,15 @@ class TestTheSchema:
                 "SELECT DISTINCT owner FROM calls WHERE status = 'open'",
                 "SELECT SUM(calls) FROM rollups WHERE dim = 'x' AND bucket_start >= 5 GROUP BY first_key",
                 "SELECT * FROM runs WHERE tenant = 'x' AND root_run_id = 'y' AND parent_run_id IS NOT NULL",
+                f"SELECT * FROM counters WHERE {AT_COUNTER.replace('?', '0')}",
+                "SELECT * FROM counters WHERE tenant = 'x' AND scope = 'run' AND key = 'y' ORDER BY window_start",
+                "SELECT * FROM counters WHERE window_end IS NULL ORDER BY touched_at DESC, id DESC LIMIT 9",
+                "SELECT * FROM counters WHERE window_end > 5 ORDER BY touched_at DESC, id DESC",
+                FETCH_COUNTERS.replace("?", "'[]'"),
+                "SELECT * FROM sketches WHERE kind = 'x' AND first_key = 'x' AND second_key = 'y' AND tenant = 'z'",
             ):
                 plan = [detail for *_, detail in db.execute(f"EXPLAIN QUERY PLAN {query}")]
-                assert not any(step in ("SCAN calls", "SCAN rollups", "SCAN runs") for step in plan), (query, plan)
+                assert not any(step in SCANS for step in plan), (query, plan)
                 assert "LIMIT" not in query or not any("TEMP B-TREE" in step for step in plan), (query, plan)
         db.close()
 
@@ -267,50 +354,6 @@ class TestThreads:
         store.close()
         assert len(hops) <= 2
         assert {answer.request_id for answer in answers} == {f"r{number}" for number in range(100)}
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_writer_says_so() -> None:
-    """Should the writing thread die of a bug, the jobs it had and all later ones are told; nobody waits for ever."""
-    buried, told = list[int](), threading.Event()
-
-    def commit(jobs: list[int]) -> None:
-        raise ZeroDivisionError("a bug")
-
-    def bury(jobs: list[int], fault: BaseException) -> None:
-        buried.extend(jobs)
-        told.set()
-
-    group = GroupCommit[int](commit, bury, lambda: None, lambda: None)
-    assert group.submit(1, "now")
-    assert told.wait(10)
-    assert group._thread is not None
-    group._thread.join(10)
-    assert (buried, group.submit(2, "now"), type(group.fault)) == ([1], False, ZeroDivisionError)
-
-
-def test_a_settlement_never_overtakes_its_reserve() -> None:
-    """However they were queued, a reserve is written before its settlement, and what asks for all comes last."""
-    batches = list[list[str]]()
-    gate, began = threading.Event(), threading.Event()
-
-    def commit(jobs: list[str]) -> None:
-        began.set()
-        gate.wait(10)
-        batches.append(jobs)
-
-    group = GroupCommit[str](commit, lambda jobs, fault: None, lambda: None, lambda: None)
-    group.submit("first", "now")
-    assert began.wait(10)
-    for number in range(300):
-        group.submit(f"reserve {number}", "now")
-        group.submit(f"settle {number}", "soon")
-    group.submit("mark", "last")
-    gate.set()
-    group.close()
-    order = [job for batch in batches for job in batch]
-    assert len(order) == 602 and order[-1] == "mark"
-    assert all(order.index(f"reserve {number}") < order.index(f"settle {number}") for number in range(300))
 
 
 def test_connection_settings(path: Path) -> None:

@@ -310,7 +310,7 @@ def test_patch_keeps_bytes() -> None:
 @given(body=OBJECTS, key=KEYS.filter(lambda key: "\\" not in key), value=st.sampled_from([b"1", b'"x"', b"[]"]))
 def test_set_member_by_either_way(body: bytes, key: str, value: bytes) -> None:
     """Any member may be set, whichever way its place is found."""
-    assert json.loads(splice.set_member(body, key, value)) == {**json.loads(body), key: json.loads(value)}
+    assert json.loads(splice.set_members(body, {key: value})) == {**json.loads(body), key: json.loads(value)}
 
 
 @settings(max_examples=200)

@@ -6,14 +6,16 @@ from typing import Any
 from bursar.drivers.life import Life
 from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
 from bursar.policy import Card, Policy, Provider, Retry, Unpriced
+from bursar.rules import book
+from bursar.rules.grant import Counter, Grant, decide
 from bursar.types import (
     Abandoned,
     Api,
+    Balance,
     Call,
     Completed,
     Failed,
     Headers,
-    Hold,
     Instant,
     Outcome,
     Part,
@@ -78,13 +80,24 @@ def abandoned(**reading: Any) -> Abandoned:
 
 
 class Scripted:
-    """Plays outcomes in order; `trace` is the life as it was lived. An outcome that nobody asked for is an error."""
+    """Plays outcomes in order; `trace` is the life as it was lived. An outcome that nobody asked for is an error.
 
-    def __init__(self, outcomes: Iterable[Outcome], refuse: Callable[[int], bool] = lambda attempt: False) -> None:
+    Counters of budgets are kept as the plainest store would: `spent` is what each begins with, in nano-dollars and
+    tokens; `held` what strangers hold of it.
+    """
+
+    def __init__(
+        self,
+        outcomes: Iterable[Outcome],
+        refuse: Callable[[int], bool] = lambda attempt: False,
+        spent: dict[str, tuple[int, int]] | None = None,
+        held: dict[str, tuple[int, int]] | None = None,
+    ) -> None:
         self.outcomes = list(outcomes)
         self.trace: list[str] = []
         self.settled: list[Any] = []
         self._refuse = refuse
+        self._spent, self._held = dict(spent or {}), dict(held or {})
 
     def live(self, call: Call, policy: Policy) -> Verdict:
         life = Life(call, policy)
@@ -98,14 +111,24 @@ class Scripted:
         match asked:
             case Now():
                 return T0
-            case Reserve(entry):
-                hold = "unknown" if entry.hold_nanos is None else entry.hold_nanos
-                self.trace.append(f"reserve {entry.provider}/{entry.model} #{entry.attempt} hold {hold}")
+            case Reserve(entry, ask):
                 if self._refuse(entry.attempt):
-                    return Refused("the budget is used up")
-                return Hold(entry.request_id, entry.attempt)
+                    granted: Grant | Refused = Refused("the budget is used up")
+                else:
+                    counters = [Counter(c, self._balance(c.budget), T0, None) for c in ask.claims]
+                    granted = decide(ask, counters, None, True, T0)
+                what = f"{entry.provider}/{entry.model} #{entry.attempt}"
+                if isinstance(granted, Refused):
+                    self.trace.append(f"refused {what} {granted.kind}")
+                    return granted
+                hold = entry.hold_nanos if granted.nanos is None or not ask.claims else granted.nanos
+                self.trace.append(f"reserve {what} hold {'unknown' if hold is None else hold}")
+                return granted.hold(entry.request_id, entry.attempt)
             case Send(plan):
-                self.trace.append(f"send {plan.provider}/{plan.model}{' +usage' if plan.add_usage else ''}")
+                edits = [" +usage"] if plan.add_usage else []
+                edits += [f" limit {plan.output_limit}"] if plan.output_limit is not None else []
+                edits += [" tools off"] if plan.tools_off else []
+                self.trace.append(f"send {plan.provider}/{plan.model}{''.join(edits)}")
                 return self.outcomes.pop(0)
             case Learned():
                 self.trace.append("learned?")
@@ -116,7 +139,13 @@ class Scripted:
             case Settle(hold, entry):
                 assert (hold.request_id, hold.attempt) == (entry.request_id, entry.attempt)
                 self.settled.append(entry)
+                for charge in entry.charges:
+                    was, more = self._spent.get(charge.budget, (0, 0)), book.charged(entry, charge)
+                    self._spent[charge.budget] = (was[0] + more[0], was[1] + more[1])
                 told = "unpriced" if entry.cost_nanos is None else entry.cost_nanos
                 self.trace.append(f"settle #{entry.attempt} {entry.status} {entry.cost_status} {told}")
                 return None
         raise AssertionError(f"an effect that no world knows: {asked!r}")
+
+    def _balance(self, budget: str) -> Balance:
+        return Balance(*self._spent.get(budget, (0, 0)), *self._held.get(budget, (0, 0)))

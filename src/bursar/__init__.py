@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bursar.config import ConfigError
+    from bursar.doors.library.budget import Budget, Finishing, Remaining
     from bursar.doors.library.context import Run, Step
     from bursar.doors.library.guard import Guard
     from bursar.doors.library.opening import open
     from bursar.stores.base import StoreFailure
 
-__all__ = ["ConfigError", "Guard", "Run", "Step", "StoreFailure", "open"]
+__all__ = ["Budget", "ConfigError", "Finishing", "Guard", "Remaining", "Run", "Step", "StoreFailure", "open"]
 
 _HOMES = {
+    "Budget": "bursar.doors.library.budget",
     "ConfigError": "bursar.config",
+    "Finishing": "bursar.doors.library.budget",
     "Guard": "bursar.doors.library.guard",
+    "Remaining": "bursar.doors.library.budget",
     "Run": "bursar.doors.library.context",
     "Step": "bursar.doors.library.context",
     "StoreFailure": "bursar.stores.base",

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from bursar.types import Claim, Entry, Hold, Instant, Outcome, Plan, Ratios, Refused
+from bursar.types import Ask, Entry, Hold, Instant, Outcome, Plan, Ratios, Refused
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Reserve(Effect[Hold | Refused]):
     """Open the ledger row, durably, and hold every claim, or none: answered before any byte leaves."""
 
     entry: Entry
-    claims: tuple[Claim, ...] = ()
+    ask: Ask = Ask()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Send(Effect[Outcome]):
     plan: Plan
     entry: Entry
     """The row that this attempt has open."""
+    hold: Hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,46 +6,67 @@ becomes of the stream, and nothing between Send and Settle can fail.
 
 from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
 from bursar.policy import Policy
-from bursar.rules import book, retry, route
+from bursar.rules import book, budget, retry, route
 from bursar.types import Call, Entry, Hold, Outcome, Plan, Ratios, Refused, Verdict
 
 
 async def handle(call: Call, policy: Policy) -> Verdict:
-    """Walk the plans that serve the call, cheapest and most preferred first, until one has answered."""
+    """Walk the plans that serve the call, best first; where a budget is used up, one rung of its ladder lower."""
     plans = route.ladder(call, policy)
     if isinstance(plans, Refused):
-        return await refuse(book.opening(call, route.nowhere(call), 1, await Now(), policy), plans)
+        return await refuse(call, book.opening(call, route.nowhere(call), 1, await Now(), policy), plans, policy)
     verdict = Verdict(Refused("no plan was left to try"), None, attempts=0)
-    for plan in plans:
+    for rung in budget.rungs(call, plans, policy):
+        if not budget.skips(rung, verdict):
+            verdict = await walk(call, rung, verdict, policy)
+        if not budget.short(verdict):
+            break
+    if isinstance(verdict.outcome, Refused) and verdict.entry is not None:
+        return await refuse(call, verdict.entry, verdict.outcome, policy)
+    return verdict
+
+
+async def walk(call: Call, rung: budget.Rung, verdict: Verdict, policy: Policy) -> Verdict:
+    """Try each plan of a rung, with retries, until one has answered."""
+    for plan in rung.plans:
         for turn in range(1, call.attempts + 1):
-            verdict = await attempt(call, plan, verdict.attempts + 1, policy)
+            verdict = await attempt(call, plan, rung, verdict, policy)
             outcome = verdict.outcome
-            if isinstance(outcome, Refused) or not retry.retryable(outcome):
+            if isinstance(outcome, Refused):
+                break
+            if not retry.retryable(outcome):
                 return verdict
             pause = retry.wait_ms(call, outcome, turn, policy)
             if pause is None or turn == call.attempts:
                 break
             await Pause(pause)
+        if isinstance(verdict.outcome, Refused) and not budget.short(verdict):
+            return verdict
     return verdict
 
 
-async def attempt(call: Call, plan: Plan, number: int, policy: Policy) -> Verdict:
+async def attempt(call: Call, plan: Plan, rung: budget.Rung, before: Verdict, policy: Policy) -> Verdict:
     """One physical attempt: the row is open before the bytes leave and closed whatever comes of them."""
-    entry = book.opening(call, plan, number, await Now(), policy)
-    hold = book.unpriced(entry, policy) or await Reserve(entry)
+    entry = book.opening(call, plan, before.attempts + 1, await Now(), policy)
+    high = await Learned(entry.provider, entry.model or "") if budget.learns(policy) else Ratios()
+    ask = book.unpriced(entry, policy) or budget.ask(call, plan, entry, rung, before.spent_nanos, high, policy)
+    hold = ask if isinstance(ask, Refused) else await Reserve(entry, ask)
     if isinstance(hold, Refused):
-        return await refuse(entry, hold)
-    outcome = await Send(plan, entry)
+        return Verdict(hold, entry, before.attempts, before.spent_nanos)
+    entry = book.granted(entry, hold)
+    outcome = await Send(budget.edited(plan, hold, policy), entry, hold)
     entry = book.closing(entry, outcome, await learned(entry, outcome), policy)
     await Settle(hold, entry)
-    return Verdict(outcome, entry, number)
+    spent = before.spent_nanos + book.owed(entry)
+    return Verdict(outcome, entry, entry.attempt, spent, budget.after(hold.standing, entry))
 
 
-async def refuse(entry: Entry, refused: Refused) -> Verdict:
-    """Nothing is sent; the refusal is a row like any other."""
-    entry = book.refusal(entry, refused)
+async def refuse(call: Call, entry: Entry, refused: Refused, policy: Policy) -> Verdict:
+    """Nothing is sent; the refusal is a row like any other, and perhaps a graceful partial answer."""
+    refused = budget.concluded(call, refused, policy)
+    entry = book.refusal(entry, refused, policy)
     await Settle(Hold(entry.request_id, entry.attempt), entry)
-    return Verdict(refused, entry, entry.attempt - 1)
+    return Verdict(refused, entry, entry.attempt - 1, standing=refused.standing)
 
 
 async def learned(entry: Entry, outcome: Outcome) -> Ratios:

@@ -5,7 +5,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from bursar.types import Bucket, Family, Fee, Instant, Terms
+from bursar.types import Bucket, Family, Fee, Instant, OnExhausted, Scope, Terms, Window
 
 UnknownPrice: TypeAlias = Literal["refuse", "ceiling", "allow"]
 OnDisconnect: TypeAlias = Literal["auto", "drain", "cancel"]
@@ -112,6 +112,54 @@ class Drain(msgspec.Struct, frozen=True):
     max_cost_nanos: int = 1_000_000_000
 
 
+class Match(msgspec.Struct, frozen=True):
+    """Which calls a rule is for: all that is set must match, each by shell globs. A missing label is "(none)"."""
+
+    agent: str | None = None
+    step: str | None = None
+    user_tier: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit on what the calls of one scope may cost together in one window: dollars, tokens (input + output), both.
+
+    Shares are millionths. finish_reserve is for the scopes run and session only.
+    """
+
+    name: str
+    scope: Scope
+    match: Match = Match()
+    window: Window = "lifetime"
+    zone: str = "UTC"
+    limit_nanos: int | None = None
+    limit_tokens: int | None = None
+    on_exhausted: OnExhausted = "finish"
+    finish_reserve: int = 0
+    finish_text: str | None = None
+    """Template of the partial answer: {budget}, {scope}, {limit}, {spent}, {resets}; None: Policy.finish_text."""
+    max_share: int = 100_000
+    wrap_up: int = 800_000
+    patience_ms: int = 2_000
+    learned_input: bool = False
+    """input_hold = "p99.9" in place of "ceiling"."""
+    tell_model: bool = False
+    """End the prompt with a short note of what is left."""
+
+
+class StepRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the steps that match; the first rule that matches a call is the one."""
+
+    match: Match = Match()
+    max_output_tokens: int | None = None
+
+
+FINISH_TEXT = (
+    "I have to stop here: the budget for this work ({budget}: {limit}) is used up ({spent} spent). "
+    "What was found so far stands above; it is not complete."
+)
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a decision may depend on beside the call itself."""
 
@@ -120,7 +168,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     tiers: Mapping[str, tuple[Candidate, ...]] = {}
     retry: Retry = Retry()
     drain: Drain = Drain()
-    unknown_price: UnknownPrice = "allow"
+    budgets: tuple[Budget, ...] = ()
+    steps: tuple[StepRule, ...] = ()
+    unknown_price: UnknownPrice | None = None
+    """None: "ceiling" under a limit in dollars, else "allow"."""
+    opaque_input_tokens: int | None = None
+    """What input that the body does not carry is held at; None: the model's context window; 0: such calls are refused
+    under a budget."""
+    finish_text: str = FINISH_TEXT
+    refuse_status: int = 402
+    """The HTTP status of a refusal: no SDK retries a 402."""
     on_disconnect: OnDisconnect = "auto"
     capture: bool = False
     seed: str = "bursar"

@@ -46,6 +46,16 @@ Status: TypeAlias = Literal["open", "completed", "failed", "abandoned", "expired
 CacheState: TypeAlias = Literal["hit", "semantic_hit", "coalesced", "miss", "bypass"]
 Purpose: TypeAlias = Literal["call", "embed", "judge", "audit", "refresh"]
 
+Scope: TypeAlias = Literal["run", "session", "user", "agent", "step", "tenant", "global"]
+"""Whose spending a budget counts together."""
+Window: TypeAlias = Literal["hour", "day", "week", "month", "lifetime"]
+"""Calendar windows of the budget's time zone; weeks begin on Monday; a lifetime has no end."""
+OnExhausted: TypeAlias = Literal["finish", "downgrade", "refuse"]
+BudgetState: TypeAlias = Literal["ok", "wrap_up", "exhausted", "suspended"]
+
+PPM = 1_000_000
+"""Shares are whole millionths."""
+
 
 class Part(msgspec.Struct, frozen=True):
     """What one model did inside a call: disjoint buckets of tokens, all at that model's rates."""
@@ -95,6 +105,28 @@ class Price(msgspec.Struct, frozen=True):
     """For unpriced: what was missing and the setting that cures it."""
 
 
+class Cap(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that the code around a run gives it, beside the configured budgets. Nano-dollars and tokens."""
+
+    limit_nanos: int | None = None
+    limit_tokens: int | None = None
+    finish_reserve: int = 0
+    """Share kept for the run's final answer, in millionths."""
+    on_exhausted: OnExhausted = "finish"
+    least: bool = False
+    """Said anew with every call (a header): the lowest that was ever said holds, so that no call can raise it."""
+
+
+class Kin(msgspec.Struct, frozen=True):
+    """A run in a call's line: its own first, then its parent's, up to the root. Each one's budgets cap the call."""
+
+    run_id: str
+    agent_id: str | None = None
+    user_tier: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    cap: Cap | None = None
+
+
 class Tags(msgspec.Struct, frozen=True):
     """Who a call is booked to. None is "not said"; `tenant` alone always has a value."""
 
@@ -110,7 +142,11 @@ class Tags(msgspec.Struct, frozen=True):
     key_id: str | None = None
     """The Bursar key that the call came in on; None for the library and the key-less loopback gateway."""
     trusted: frozenset[str] | None = None
-    """Claims that the key may make (user, session, run, agent, step, user_tier); None: all of them are trusted."""
+    """Claims that the key may make (user, session, run, agent, step, user_tier, tags); None: all are trusted."""
+    line: tuple[Kin, ...] = ()
+    """The runs around the call where the door knows them, innermost first (the library does; a gateway knows one)."""
+    final: bool = False
+    """The run's final answer: open to the finish reserve."""
 
 
 BlockKind: TypeAlias = Literal["tools", "system", "message", "format", "params"]
@@ -144,6 +180,10 @@ class View(msgspec.Struct, frozen=True):
     readable: bool = True
     cache_ttl: str | None = None
     """What the request's cache writes are kept for, "30m" | "12h" | "5m" | "1h"; None: not said, or several."""
+    output_floor: int = 1
+    """The smallest output limit that the provider would take: Anthropic's thinking budget + 1, Responses' 16."""
+    prose: bool = True
+    """A plain text would be a valid answer: no structured output, no forced tool, not embeddings."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -166,6 +206,8 @@ class Call(msgspec.Struct, frozen=True):
     sdk_retry: int = 0
     attempts: int = 1
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
+    max_cost_nanos: int | None = None
+    """What all attempts of this call may cost together at most (x-bursar-max-cost-usd)."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -180,6 +222,12 @@ class Plan(msgspec.Struct, frozen=True):
     reason: str = "caller"
     add_usage: bool = False
     """Chat streams only: ask the provider for the usage chunk and hide it from the caller."""
+    output_limit: int | None = None
+    """The output limit to send, per choice; None: as the body says."""
+    tools_off: bool = False
+    """Forbid tool use and leave the tools where they are: a final answer from the finish reserve."""
+    note: str | None = None
+    """A short system note for the end of the prompt (tell_model)."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -256,20 +304,129 @@ class Abandoned(msgspec.Struct, frozen=True):
 Outcome: TypeAlias = Completed | Failed | Abandoned
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """What a call may take of one budget: nano-dollars and tokens at most."""
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One counter that an attempt is to be charged to, with its budget's terms. The store finds the window."""
 
     budget: str
+    scope: Scope
+    key: str
+    """Whose counter: the scope's id, "(none)" where it is missing, the key's own id where it is not trusted."""
+    tenant: str
+    """"" for the scope global: it counts all tenants together."""
+    window: Window = "lifetime"
+    zone: str = "UTC"
+    limit_nanos: int | None = None
+    limit_tokens: int | None = None
+    finish_reserve: int = 0
+    """Share of the limit that is open to final calls only, in millionths."""
+    max_share: int = 100_000
+    """A hold that takes more of what is available is made smaller by a lower output limit, in millionths."""
+    wrap_up: int = 800_000
+    """From this share of what is open to everybody on, the run should come to its end, in millionths."""
+    patience_ms: int = 2_000
+    on_exhausted: OnExhausted = "finish"
+    learned_input: bool = False
+    """Hold the input at its learned p99.9 and not at its ceiling (input_hold = "p99.9"): may overrun, never hidden."""
+    least: bool = False
+    """The lowest limit that was ever claimed with holds."""
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True):
+    """What a row holds of one counter while it is open; kept on the row for good, so that counters can be audited."""
+
+    budget: str
+    scope: Scope
+    key: str
+    tenant: str
+    start: int
+    """The window's first instant, microseconds; 0 for a lifetime."""
     nanos: int
     tokens: int
 
 
+class Balance(msgspec.Struct, frozen=True):
+    """Where a counter stands: what closed rows were charged, and what open ones hold. Nano-dollars and tokens."""
+
+    settled_nanos: int = 0
+    settled_tokens: int = 0
+    held_nanos: int = 0
+    held_tokens: int = 0
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt may take at most, as a function of its output limit, and of which counters.
+
+    Costs are in millionths of a nano-dollar, so that one rounding up, at the end, is enough.
+    """
+
+    claims: tuple[Claim, ...] = ()
+    input_tokens: int = 0
+    """The ceiling."""
+    input_cost: int | None = None
+    """Of the ceiling, at the dearest rate that the request allows; None: no price is known and none is asked for."""
+    likely_tokens: int = 0
+    """The learned p99.9 of the input."""
+    likely_cost: int | None = None
+    output_rate: int | None = None
+    """Nano-dollars per million tokens."""
+    choices: int = 1
+    stated: int | None = None
+    """The output limit that holds where none is sent: the body's own, else the model's; None: not known."""
+    wanted: int | None = None
+    """The limit wanted: the caller's, the step's or the model's own; None: not known."""
+    floor: int = 1
+    """The smallest limit that makes sense to the provider."""
+    clamp: bool = True
+    """The limit may go below what this step usually needs: the last rung before the end."""
+    final: bool = False
+    max_nanos: int | None = None
+    """What this attempt may cost at most by the caller's own word."""
+    parent: str | None = None
+    """A trusted parent run: the counters of every run above are claimed too."""
+
+    @property
+    def free(self) -> bool:
+        """No limit of any kind stands over it."""
+        return not self.claims and self.max_nanos is None and self.parent is None and self.wanted == self.stated
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The tightest budget of a call as the caller is told of it. Remaining: limit - settled - held."""
+
+    budget: str
+    scope: Scope
+    state: BudgetState = "ok"
+    remaining_nanos: int | None = None
+    remaining_tokens: int | None = None
+    wrap_nanos: int | None = None
+    """What may still be spent before the run should come to its end; None: no such limit."""
+    wrap_tokens: int | None = None
+
+
 class Hold(msgspec.Struct, frozen=True):
-    """The receipt of a Reserve: the row is durably open, every claim is held. Settle takes it back, once."""
+    """The receipt of a Reserve: the row is durably open, every charge is held. Settle takes it back, once."""
 
     request_id: str
     attempt: int
-    claims: tuple[Claim, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    nanos: int | None = None
+    """What the attempt can cost at most, at the output limit granted; None: unknown, or nothing was claimed."""
+    output_limit: int | None = None
+    """The limit to send where it is not the one that the body states; None: leave the body as it is."""
+    lowered: bool = False
+    """The limit is below the one wanted: an answer that it cuts is nobody's fault."""
+    from_reserve: bool = False
+    """Granted out of the finish reserve."""
+    learned_input: int | None = None
+    """The input held by a claim that goes by the learned p99.9, in tokens; None: all hold the ceiling."""
+    input_rate: int = 0
+    """What a token of input is held at: millionths of a nano-dollar."""
+    standing: Standing | None = None
+
+
+RefusalKind: TypeAlias = Literal["policy", "exhausted", "held", "call"]
+"""policy: may not be sent at all. exhausted: spent money stands in the way. held: only others' holds do. call: the
+caller's own guard of this call."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -278,8 +435,18 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
     unroutable: bool = False
     """No configured provider can take the call, as it is written."""
+    kind: RefusalKind = "policy"
     budget: str | None = None
+    on_exhausted: OnExhausted = "refuse"
     retry_after_ms: int | None = None
+    """Until the window resets, or until others' holds may have settled; None: not known, or never."""
+    patience_ms: int = 0
+    """held: how long a store may wait for others' holds before this is its answer."""
+    standing: Standing | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    """budget, scope, limit, spent, resets as text: what a finish_text may name."""
+    answer: str | None = None
+    """The text of a graceful partial answer, to be given in the caller's dialect in place of an error."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,6 +496,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     price_id: str | None = None
     hold_nanos: int | None = None
     """What the attempt may cost at most; what it is booked at if its process dies."""
+    output_limit: int | None = None
+    """The output limit that Bursar sent in place of the caller's, per choice."""
+    charges: tuple[Charge, ...] = ()
+    """What the row holds of each budget's counter."""
     input_estimate: int | None = None
     """Bursar's own count of the request's tokens, before any learned ratio; what the ratios are learned from."""
     output_estimate: int | None = None
@@ -344,11 +515,35 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     response: bytes | None = None
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer that was kept to be given again, in its normal form: the whole body, never a stream."""
+
+    body: bytes
+    request_id: str
+    """Of the call that paid for it."""
+    provider: str
+    model: str | None
+    tier: str | None
+    step: str | None
+    tenant: str
+    tags: tuple[tuple[str, str], ...] = ()
+    cost_nanos: int | None
+    """What it cost, and so what a hit saves; None: unknown."""
+    usage: str | None = None
+    price_id: str | None = None
+    stored_at: Instant
+    fresh_until: Instant
+    gone_at: Instant
+    """Absolute: between fresh_until and this it may still be served while one call refreshes it."""
+
+
 class Ratios(msgspec.Struct, frozen=True):
     """Reported tokens per estimated token, learned per provider and model; 1.0 where nothing is known yet."""
 
     input: float = 1.0
     output: float = 1.0
+    input_high: float | None = None
+    """The p99.9 of single calls; None: too few were seen."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -357,3 +552,7 @@ class Verdict(msgspec.Struct, frozen=True):
     outcome: Outcome | Refused
     entry: Entry | None
     attempts: int
+    spent_nanos: int = 0
+    """What the attempts are known, or held, to have cost."""
+    standing: Standing | None = None
+    """The tightest budget as the last hold, or the refusal, found it."""

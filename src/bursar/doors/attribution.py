@@ -12,11 +12,14 @@ from urllib.parse import unquote
 
 import msgspec
 
-from bursar.types import Headers, Tags
+from bursar.money import parse_usd
+from bursar.types import Cap, Headers, Kin, Tags
 
 ID = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9._:@/ -]{1,200}")
 _MOST_TAGS = 32
+_USD = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+_TOKENS = re.compile(r"\d{1,15}", re.ASCII)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _OURS = {
@@ -28,7 +31,9 @@ _OURS = {
     "x-bursar-step": "step",
     "x-bursar-user-tier": "user_tier",
 }
-_KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache", "x-bursar-tier")
+_CAPS = ("x-bursar-budget-usd", "x-bursar-budget-tokens")
+_MOST_A_CALL = "x-bursar-max-cost-usd"
+_KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache", "x-bursar-tier", *_CAPS, _MOST_A_CALL)
 """Any other of ours is refused, not passed over: a limit that is ignored, or an id misspelt, would be a lie."""
 _PEERS: dict[str, tuple[str, ...]] = {
     "user": ("helicone-user-id", "x-litellm-customer-id", "x-litellm-end-user-id", "portkey:_user", "baggage:user.id"),
@@ -74,6 +79,8 @@ class Asked(msgspec.Struct, frozen=True):
     tier: str | None
     forwarded: Headers
     """The headers that may go on to a provider: none of attribution's or control's is among them."""
+    max_cost_nanos: int | None = None
+    """What all attempts of the call may cost together at most, in nano-dollars."""
 
 
 class KeyFacts(msgspec.Struct, frozen=True):
@@ -103,8 +110,9 @@ def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | No
     if not (ours or peers or said):
         return Asked(_anonymous(key), None, None, tuple(forwarded))
     _unpack(peers)
-    tags = _tags(ours, peers, said, key)
-    return Asked(tags, _cache_wish(ours), ours.get("x-bursar-tier"), tuple(forwarded))
+    tags = _capped(_tags(ours, peers, said, key), ours)
+    most = _usd(ours, _MOST_A_CALL)
+    return Asked(tags, _cache_wish(ours), ours.get("x-bursar-tier"), tuple(forwarded), most)
 
 
 def _anonymous(key: KeyFacts | None) -> Tags:
@@ -142,6 +150,32 @@ def _tags(ours: Mapping[str, str], peers: Mapping[str, str], said: Mapping[str, 
         key_id=key.key_id if key else None,
         trusted=key.trusted if key else None,
     )
+
+
+def _capped(tags: Tags, ours: Mapping[str, str]) -> Tags:
+    """The limits that the headers set to the run: as further caps they can only lower what it may spend."""
+    usd, tokens = _CAPS
+    named = next((name for name in _CAPS if name in ours), None)
+    if named is None:
+        return tags
+    if tags.run_id is None:
+        raise BadHeader(f"{named} limits a run, and the request names none: send x-bursar-run-id with every call of it")
+    told = ours.get(tokens)
+    if told is not None and not _TOKENS.fullmatch(told):
+        raise BadHeader(f"{tokens}: expected a whole number of tokens, such as 10000, got {told!r:.80}")
+    cap = Cap(limit_nanos=_usd(ours, usd), limit_tokens=None if told is None else int(told), least=True)
+    kin = Kin(tags.run_id, tags.agent_id, tags.user_tier, tags.tags, cap)
+    return msgspec.structs.replace(tags, line=(kin,))
+
+
+def _usd(ours: Mapping[str, str], header: str) -> int | None:
+    """Nano-dollars, exactly."""
+    told = ours.get(header)
+    if told is None:
+        return None
+    if not _USD.fullmatch(told):
+        raise BadHeader(f"{header}: expected dollars in nine decimals at most, such as 0.50, got {told!r:.80}")
+    return parse_usd(told)
 
 
 def _first(field: str, peers: Mapping[str, str], said: Mapping[str, str]) -> str | None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from bursar.config import ConfigError, Fault, Settings
+from bursar.config import BudgetSection, ConfigError, Fault, MatchSection, Settings
 from bursar.money import parse_usd
-from bursar.policy import Candidate, Drain, Override, Policy, Provider, Retry
+from bursar.policy import Budget, Candidate, Drain, Match, Override, Policy, Provider, Retry, StepRule
 from bursar.rules.cards import compile_book
 from bursar.rules.listing import catalog_of
 from bursar.stores.base import Store
@@ -73,7 +73,12 @@ def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
         tiers={name: tuple(map(_candidate, listed)) for name, listed in settings.tiers.items()},
         retry=Retry(retry.attempts, retry.base, retry.cap, retry.longest_wait),
         drain=Drain(drain.streams, -(-drain.time // 1000), parse_usd(drain.max_usd)),
+        budgets=tuple(map(_budget, settings.budgets)),
+        steps=tuple(StepRule(match=_match(s.match), max_output_tokens=s.max_output_tokens) for s in settings.steps),
         unknown_price=settings.unknown_price,
+        opaque_input_tokens=settings.opaque_input_tokens,
+        finish_text=settings.finish_text,
+        refuse_status=settings.refuse_status,
         on_disconnect=settings.on_disconnect,
         capture=settings.capture,
         digest_key=digest_key,
@@ -88,6 +93,32 @@ def _provider(name: str, section: object) -> Provider:
 def _candidate(text: str) -> Candidate:
     provider, _, model = text.partition("/")
     return Candidate(provider, model)
+
+
+def _match(section: MatchSection) -> Match:
+    return Match(section.agent, section.step, section.user_tier, tuple(section.tags.items()))
+
+
+def _budget(section: BudgetSection) -> Budget:
+    """A soft budget holds the input that is likely, unless it is told otherwise."""
+    held = section.input_hold or ("ceiling" if section.hard else "p99.9")
+    return Budget(
+        name=section.name,
+        scope=section.scope,
+        match=_match(section.match),
+        window=section.window,
+        zone=section.timezone,
+        limit_nanos=section.limit_usd,
+        limit_tokens=section.limit_tokens,
+        on_exhausted=section.on_exhausted,
+        finish_reserve=section.finish_reserve,
+        finish_text=section.finish_text,
+        max_share=section.max_share,
+        wrap_up=section.wrap_up,
+        patience_ms=section.patience,
+        learned_input=held == "p99.9",
+        tell_model=section.tell_model,
+    )
 
 
 def derive(root: bytes, purpose: str) -> bytes:

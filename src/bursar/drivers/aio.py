@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure
+from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
 from bursar.drivers.world import StoreWorld
 from bursar.effects import Effect, Pause, Reserve, Send
 from bursar.policy import Policy
@@ -50,7 +50,7 @@ class AsyncDriver:
     async def wait(self, effect: Reserve | Pause) -> Any:
         """Perform an effect that takes a while, without blocking the loop; the others take none."""
         if isinstance(effect, Reserve):
-            return await self.world.store.reserve_async(effect.entry, effect.claims)
+            return await self.world.store.reserve_async(effect.entry, effect.ask)
         return await asyncio.sleep(effect.ms / 1000)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -95,21 +95,23 @@ class _Run:
                     asked = life.step(driver.world.perform(asked))
         except asyncio.CancelledError:
             if not isinstance(asked, Verdict | Send):
-                driver.world.conclude(life, asked, _never_sent(self.call, driver))
+                driver.world.conclude(life, asked, never_sent(self.call, driver.world.clock))
             raise
         except BaseException:
             life.close()
             raise
-        return Answer(asked.entry, asked)
+        return Answer(asked.entry, asked, standing=asked.standing)
 
     async def _send(self, send: Send) -> Outcome | Answer:
-        attempt = Attempt(self.call, send.plan, send.entry, self.driver.world.clock)
+        attempt = Attempt(self.call, send, self.driver.world)
         try:
             exchange = await self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
                 chunks = exchange.chunks()
                 parked = _Parked(self, attempt, exchange, chunks, await self._early(exchange, chunks))
-                return Answer(send.entry, None, exchange.status, attempt.headers, AsyncRelay(parked))
+                return Answer(
+                    send.entry, None, exchange.status, attempt.headers, AsyncRelay(parked), send.hold.standing
+                )
             return await _read(attempt, exchange)
         except TransportFailure as failure:
             return attempt.broke(failure)
@@ -126,11 +128,6 @@ class _Run:
         except BaseException:
             await exchange.close()
             raise
-
-
-def _never_sent(call: Call, driver: AsyncDriver) -> Callable[[], Outcome]:
-    """The outcome of a Send that a cancellation forestalled."""
-    return lambda: Attempt.unsent(call, driver.world.clock, "cancelled before it was sent")
 
 
 async def _read(attempt: Attempt, exchange: AsyncExchange) -> Outcome:

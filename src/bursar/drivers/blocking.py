@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure
+from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Send
+from bursar.effects import Effect, Reserve, Send
 from bursar.policy import Drain, Policy
 from bursar.rules import hangup
 from bursar.types import Call, Headers, Outcome, Verdict
@@ -70,18 +70,21 @@ class _Run:
                     asked = life.step(sent)
                 else:
                     asked = life.step(world.perform(asked))
-        except BaseException:
+        except BaseException as fault:
+            if isinstance(asked, Reserve) and not isinstance(fault, Exception):
+                # Interrupted while it waited: what was or will be granted must not stay held.
+                world.conclude(life, asked, never_sent(self.call, world.clock))
             life.close()
             raise
-        return Answer(asked.entry, asked)
+        return Answer(asked.entry, asked, standing=asked.standing)
 
     def _send(self, send: Send) -> Outcome | Answer:
-        attempt = Attempt(self.call, send.plan, send.entry, self.driver.world.clock)
+        attempt = Attempt(self.call, send, self.driver.world)
         try:
             exchange = self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
                 parked = _Parked(self, attempt, exchange, self._chunks(exchange))
-                return Answer(send.entry, None, exchange.status, attempt.headers, Relay(parked))
+                return Answer(send.entry, None, exchange.status, attempt.headers, Relay(parked), send.hold.standing)
             return _read(attempt, exchange)
         except TransportFailure as failure:
             return attempt.broke(failure)

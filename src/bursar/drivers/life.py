@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bursar.effects import Effect
+from bursar.effects import Effect, Send
 from bursar.engine import handle
+from bursar.money import divide_up
 from bursar.policy import Policy
 from bursar.types import (
     Abandoned,
@@ -21,10 +22,11 @@ from bursar.types import (
     Entry,
     Failed,
     Headers,
+    Hold,
     Instant,
     Outcome,
-    Plan,
     Reading,
+    Standing,
     Timing,
     Verdict,
 )
@@ -89,6 +91,8 @@ class Answer(msgspec.Struct, frozen=True):
     status: int = 0
     headers: Headers = ()
     relay: Any = None
+    standing: Standing | None = None
+    """For a stream: the tightest budget as the hold found it."""
 
 
 class Decoder(Protocol):
@@ -96,12 +100,22 @@ class Decoder(Protocol):
     def flush(self) -> bytes: ...
 
 
+class Books(Protocol):
+    """What an attempt needs of the world: the time, and a larger hold where its input is found larger."""
+
+    clock: Clock
+
+    def extend(self, hold: Hold, nanos: int, tokens: int) -> None: ...
+
+
 class Attempt:
     """One physical attempt: what to send, how to read what comes back, and the outcome at whichever end it meets."""
 
-    def __init__(self, call: Call, plan: Plan, entry: Entry, clock: Clock) -> None:
-        self.call, self.plan, self.entry = call, plan, entry
-        self._clock = clock
+    def __init__(self, call: Call, send: Send, books: Books) -> None:
+        self.call, self.plan, self.entry = call, send.plan, send.entry
+        self._books, self._hold = books, send.hold
+        self._clock = clock = books.clock
+        self._extends = send.hold.learned_input is not None
         self._dialect = dialect.of(call.api)
         self._sent = clock()
         self._first: Instant | None = None
@@ -115,7 +129,10 @@ class Attempt:
         """The call as this plan sends it: patched only where the plan differs from what the caller wrote."""
         call, plan = self.call, self.plan
         model = plan.model if plan.model != call.view.model else None
-        body = self._dialect.patch(call.body, model=model, add_usage=plan.add_usage)
+        body = self._dialect.patch(
+            call.body, model=model, add_usage=plan.add_usage, output_limit=plan.output_limit, tools_off=plan.tools_off,
+            note=plan.note,
+        )  # fmt: skip
         headers = (*[pair for pair in call.headers if pair[0] != "accept-encoding"], ("accept-encoding", "identity"))
         return Shipment(plan.provider, self._dialect.path(call.path, model=model), headers, body)
 
@@ -159,7 +176,20 @@ class Attempt:
             self._first = self._clock()
         if self._decoder is not None:
             chunk = self._decoded(chunk)
-        return self._metered().feed(chunk)
+        passed = self._metered().feed(chunk)
+        if self._extends:
+            self._extend()
+        return passed
+
+    def _extend(self) -> None:
+        """Hold the input as the provider has counted it, where it says so at the stream's beginning."""
+        partial = self._metered().reading().partial
+        if partial is None or partial.input_tokens is None:
+            return
+        self._extends = False
+        more = partial.input_tokens - (self._hold.learned_input or 0)
+        if more > 0:
+            self._books.extend(self._hold, divide_up(more * self._hold.input_rate, 1_000_000), more)
 
     @property
     def terminal(self) -> bool:
@@ -189,12 +219,6 @@ class Attempt:
     def note(self, failure: BaseException) -> None:
         """A drain met this: nobody is left to be told, the row will say so."""
         self._trouble = f"the background reading ended early: {failure!r}"[:_LONGEST_ERROR]
-
-    @staticmethod
-    def unsent(call: Call, clock: Clock, error: str) -> Outcome:
-        """The outcome of a Send that never took place."""
-        now = clock()
-        return Failed(None, (), None, error, Reading(terms=call.view.terms), Timing(now, None, now), unsent=True)
 
     def broke(self, failure: TransportFailure, partial: bytes = b"") -> Outcome:
         """The transport failed: before the head, in a body that was read whole (partial), or in mid-relay."""
@@ -239,6 +263,16 @@ class Attempt:
 
     def _timing(self) -> Timing:
         return Timing(self._sent, self._first, self._clock())
+
+
+def never_sent(call: Call, clock: Clock) -> Callable[[], Outcome]:
+    """The outcome of a Send that a cancellation or an interrupt forestalled."""
+
+    def outcome() -> Outcome:
+        now, reading = clock(), Reading(terms=call.view.terms)
+        return Failed(None, (), None, "cancelled before it was sent", reading, Timing(now, None, now), unsent=True)
+
+    return outcome
 
 
 def retry_after_ms(headers: Headers, now: Instant) -> int | None:

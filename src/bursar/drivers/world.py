@@ -40,6 +40,10 @@ class StoreWorld:
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._errand_boy: threading.Thread | None = None
 
+    def extend(self, hold: Hold, nanos: int, tokens: int) -> None:
+        """Hold so much more: handed to the store's writer and not waited for."""
+        self.store.extend(hold, nanos, tokens)
+
     def later(self, errand: Callable[[], None]) -> None:
         """Have a thread do it: for the collector, which may run anywhere, in the middle of anything."""
         self._errands.put(errand)
@@ -67,8 +71,8 @@ class StoreWorld:
         match asked:
             case Now():
                 answer = self.clock()
-            case Reserve(entry, claims):
-                answer = self.store.reserve(entry, claims).result()
+            case Reserve(entry, ask):
+                answer = self.store.reserve(entry, ask).result()
             case Settle(hold, entry):
                 self.store.settle(hold, entry)
                 answer = self._settled(entry)
@@ -84,13 +88,13 @@ class StoreWorld:
     def conclude(self, life: Life, asked: Effect[Any] | Verdict, outcome: Callable[[], Outcome]) -> Verdict:
         """Go on with a life whose caller is gone, without waiting for anything: what it would send is not sent.
 
-        A Reserve that was on its way counts as granted: the store takes the Settle behind it, and lets the Settle of a
-        refused one fall.
+        A Reserve that was on its way counts as granted: the store takes the Settle behind it, gives up with it a
+        Reserve that still waits for others' holds, and lets the Settle of a refused one fall.
         """
         while not isinstance(asked, Verdict):
             match asked:
-                case Reserve(entry, claims):
-                    answer: Any = Hold(entry.request_id, entry.attempt, claims)
+                case Reserve(entry):
+                    answer: Any = Hold(entry.request_id, entry.attempt)
                 case Send():
                     answer = outcome()
                 case Pause():

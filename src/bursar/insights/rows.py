@@ -3,16 +3,20 @@
 Pure. One spelling for the admin API, `--json` and exports.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bursar.money import format_usd
-from bursar.stores.base import Counters, Key, Line, Run
+from bursar.rules import grant
+from bursar.stores.base import BudgetLine, Counters, Key, Line, Run, Toucher
 from bursar.types import Entry, Instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-_HIDDEN = frozenset(("blocks", "request", "response", "terms", "hold_nanos", "input_estimate", "output_estimate"))
+_HIDDEN = frozenset(
+    ("blocks", "request", "response", "terms", "hold_nanos", "charges", "input_estimate", "output_estimate")
+)
 
 
 def iso(at: Instant | int) -> str:
@@ -82,6 +86,64 @@ def run(item: Run) -> dict[str, Any]:
         if told[within + "unpriced"] and told[within + "unpriced"] == told[within + "rows"]:
             told[within + "cost_usd"] = None
     return told
+
+
+def budget(item: BudgetLine, touchers: Iterable[Toucher] | None = None) -> dict[str, Any]:
+    """One counter in the window that is running. What it does not limit is None; remaining is below 0 after an overrun.
+
+    used: the share of the limit that is spent or held, of the two sides the larger; None of a limit of 0. overrun: what
+    was spent beyond the limit. touchers: who it was charged with, where that was asked for.
+    """
+    claim, balance, start, end = item.counter.claim, item.counter.balance, item.counter.start, item.counter.end
+    nanos, tokens = balance.settled_nanos + balance.held_nanos, balance.settled_tokens + balance.held_tokens
+    told: dict[str, Any] = {
+        "name": claim.budget,
+        "scope": claim.scope,
+        "key": claim.key,
+        "tenant": claim.tenant or None,
+        "window": claim.window,
+        "timezone": claim.zone,
+        "started_at": iso(start) if start else None,
+        "resets_at": None if end is None else iso(end),
+        "state": grant.state(item.counter),
+        "on_exhausted": claim.on_exhausted,
+        "limit_usd": usd(claim.limit_nanos),
+        "limit_tokens": claim.limit_tokens,
+        "settled_usd": format_usd(balance.settled_nanos),
+        "settled_tokens": balance.settled_tokens,
+        "held_usd": format_usd(balance.held_nanos),
+        "held_tokens": balance.held_tokens,
+        "remaining_usd": None if claim.limit_nanos is None else format_usd(claim.limit_nanos - nanos),
+        "remaining_tokens": None if claim.limit_tokens is None else claim.limit_tokens - tokens,
+        "used": _used((claim.limit_nanos, nanos), (claim.limit_tokens, tokens)),
+        "overrun_usd": usd(_over(balance.settled_nanos, claim.limit_nanos)),
+        "overrun_tokens": _over(balance.settled_tokens, claim.limit_tokens),
+        "rows": item.rows,
+        "touched_at": iso(item.touched_at),
+    }
+    if touchers is not None:
+        told["touchers"] = [toucher(one) for one in touchers]
+    return told
+
+
+def _used(*sides: tuple[int | None, int]) -> float | None:
+    return max((taken / limit for limit, taken in sides if limit), default=None)
+
+
+def _over(settled: int, limit: int | None) -> int | None:
+    return None if limit is None else max(0, settled - limit)
+
+
+def toucher(item: Toucher) -> dict[str, Any]:
+    """Whose rows a counter was charged with, and how much."""
+    return {
+        "agent_id": item.agent_id,
+        "user_id": item.user_id,
+        "step": item.step,
+        "rows": item.rows,
+        "usd": format_usd(item.nanos),
+        "tokens": item.tokens,
+    }
 
 
 def key(item: Key) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from bursar.types import (
     Abandoned,
     Bucket,
     Call,
+    Charge,
     Completed,
     Entry,
     Failed,
+    Hold,
     Instant,
     Outcome,
     Part,
@@ -33,6 +35,7 @@ from bursar.types import (
 _TEXT: frozenset[Bucket] = frozenset(("input", "cache_write_5m", "cache_write_30m", "output"))
 _LONG = re.compile(rb"12?h")
 _LONG_LIVED: frozenset[Bucket] = _TEXT | {"cache_write_1h", "cache_write_12h"}
+_MEDIA: frozenset[Bucket] = frozenset(("input_audio", "input_image", "input_video", "output_audio", "output_image"))
 _FREE = Usage(parts=(), input_tokens=0, output_tokens=0, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
 
 
@@ -105,6 +108,32 @@ def closing(entry: Entry, outcome: Outcome, learned: Ratios, policy: Policy) -> 
     )
 
 
+def granted(entry: Entry, hold: Hold) -> Entry:
+    """The row as its store has opened it: with what it holds and the output limit that is sent."""
+    if not hold.charges and hold.output_limit is None:
+        return entry
+    return msgspec.structs.replace(
+        entry,
+        hold_nanos=entry.hold_nanos if hold.nanos is None else hold.nanos,
+        output_limit=hold.output_limit,
+        charges=hold.charges,
+    )
+
+
+def charged(entry: Entry, charge: Charge) -> tuple[int, int]:
+    """What a closed row adds to one counter it holds of: nano-dollars and tokens; what is unknown counts as held."""
+    if entry.status == "refused":
+        return 0, 0
+    told = entry.input_tokens is not None and entry.output_tokens is not None
+    tokens = (entry.input_tokens or 0) + (entry.output_tokens or 0) if told else charge.tokens
+    return charge.nanos if entry.cost_nanos is None else entry.cost_nanos, tokens
+
+
+def owed(entry: Entry) -> int:
+    """What an attempt counts for under a guard of its call, in nano-dollars."""
+    return entry.cost_nanos if entry.cost_nanos is not None else entry.hold_nanos or 0
+
+
 def unpriced(entry: Entry, policy: Policy) -> Refused | None:
     """With unknown_price = "refuse", a model without a price is not sent."""
     if policy.unknown_price != "refuse":
@@ -115,11 +144,12 @@ def unpriced(entry: Entry, policy: Policy) -> Refused | None:
     return Refused(f"{card.why} (unknown_price is 'refuse')") if isinstance(card, Unpriced) else None
 
 
-def refusal(entry: Entry, refused: Refused) -> Entry:
+def refusal(entry: Entry, refused: Refused, policy: Policy) -> Entry:
     """The row of a call that was not sent: it cost nothing and says why."""
     return msgspec.structs.replace(
         entry,
         status="refused",
+        http_status=refusal_status(refused, policy),
         error=refused.reason,
         duration_ms=0,
         input_tokens=0,
@@ -127,6 +157,15 @@ def refusal(entry: Entry, refused: Refused) -> Entry:
         cost_nanos=0,
         cost_status="final",
     )
+
+
+def refusal_status(refused: Refused, policy: Policy) -> int:
+    """The HTTP status: 404 where nobody serves it, 200 for a partial answer, 429 while held, else the policy's."""
+    if refused.unroutable:
+        return 404
+    if refused.answer is not None:
+        return 200
+    return 429 if refused.kind == "held" else policy.refuse_status
 
 
 def needs_estimate(outcome: Outcome) -> bool:
@@ -186,12 +225,18 @@ def _cost(entry: Entry, usage: Usage, model: str | None, terms: Terms, policy: P
         sent = price.quote(usage, entry.provider, entry.model, terms, policy.prices, entry.started_at)
         if sent.price_id is not None and sent.price_id.startswith("policy/"):
             return sent
-    if cost.nanos is None and policy.unknown_price == "ceiling":
+    if cost.nanos is None and _goes_by_ceiling(entry, policy):
         most = policy.prices.dearest(entry.provider, entry.started_at)
         if not isinstance(most, Unpriced):
             bound = price.quote(usage, entry.provider, "", terms, _Only(most), entry.started_at)
             return msgspec.structs.replace(bound, status="estimated") if bound.nanos is not None else cost
     return cost
+
+
+def _goes_by_ceiling(entry: Entry, policy: Policy) -> bool:
+    return policy.unknown_price == "ceiling" or (
+        policy.unknown_price is None and any(charge.nanos for charge in entry.charges)
+    )
 
 
 class _Only(msgspec.Struct, frozen=True):
@@ -217,10 +262,16 @@ def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> i
     limit = 0 if call.api == "embeddings" else view.max_output_tokens or card.max_output_tokens
     if limit is None:
         return None
-    only = _LONG_LIVED if _may_live_long(card, call) else _TEXT
+    only = possible(card, call)
     return price.ceiling(
         tokens, limit * view.choices, plan.provider, plan.model, view.terms, policy.prices, at, only=only
     )
+
+
+def possible(card: Card, call: Call) -> frozenset[Bucket]:
+    """The buckets that a request can touch: media only where its body does not carry all its input."""
+    text = _LONG_LIVED if _may_live_long(card, call) else _TEXT
+    return text | _MEDIA if call.view.opaque_input else text
 
 
 def _may_live_long(card: Card, call: Call) -> bool:

@@ -14,7 +14,7 @@ from bursar.types import Bucket, Fee, Instant, Part, Price, Terms, Usage
 
 _MTOK = 1_000_000
 _OUTPUTS: frozenset[Bucket] = frozenset({"output", "output_audio", "output_image", "output_video"})
-_BUCKETS: tuple[Bucket, ...] = get_args(Bucket)
+_INPUTS: frozenset[Bucket] = frozenset(get_args(Bucket)) - _OUTPUTS
 _CACHEABLE = 1024
 """Shorter prompts are never written to a provider's cache (tokens; OpenAI prompt caching guide)."""
 
@@ -74,28 +74,29 @@ def ceiling(
     card = _card(provider, model, terms, prices, at)
     if isinstance(card, Unpriced):
         return None
-    possible = _BUCKETS if only is None else only
-    rates = [card.rates]
-    if card.long_rates is not None and card.long_over is not None and input_tokens > card.long_over:
-        rates.append(card.long_rates)
-    costs = [_dearest(table, possible, input_tokens, output_tokens) for table in rates]
-    known = [cost for cost in costs if cost is not None]
-    return divide_up(max(known), _MTOK) if known else None
-
-
-def _dearest(
-    rates: Mapping[Bucket, int], possible: Collection[Bucket], input_tokens: int, output_tokens: int
-) -> int | None:
-    fresh = made = -1
-    for bucket in possible:
-        rate = rates.get(bucket, -1)
-        if bucket in _OUTPUTS:
-            made = max(made, rate)
-        else:
-            fresh = max(fresh, rate)
-    if (input_tokens and fresh < 0) or (output_tokens and made < 0):
+    fresh = input_cost(card, input_tokens, only)
+    made = output_rate(card, input_tokens, only)
+    if fresh is None or (made is None and output_tokens):
         return None
-    return input_tokens * max(fresh, 0) + output_tokens * max(made, 0)
+    return divide_up(fresh + output_tokens * (made or 0), _MTOK)
+
+
+def input_cost(card: Card, tokens: int, only: Collection[Bucket] | None = None) -> int | None:
+    """The most that so much input can cost, in millionths of a nano-dollar; None: a card without input rates."""
+    rate = _dearest(card, tokens, _INPUTS if only is None else _INPUTS.intersection(only))
+    return 0 if not tokens else None if rate is None else tokens * rate
+
+
+def output_rate(card: Card, input_tokens: int, only: Collection[Bucket] | None = None) -> int | None:
+    """The dearest rate of output beside so much input, nano-dollars per million tokens; None: no such rate."""
+    return _dearest(card, input_tokens, _OUTPUTS if only is None else _OUTPUTS.intersection(only))
+
+
+def _dearest(card: Card, input_tokens: int, possible: frozenset[Bucket]) -> int | None:
+    tables = [card.rates]
+    if card.long_rates is not None and card.long_over is not None and input_tokens > card.long_over:
+        tables.append(card.long_rates)
+    return max((rates[bucket] for rates in tables for bucket in possible if bucket in rates), default=None)
 
 
 def _card(provider: str, model: str | None, terms: Terms, prices: PriceBook, at: Instant) -> Card | Unpriced:

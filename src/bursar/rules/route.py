@@ -5,8 +5,11 @@ lists or prices it (contract.md section 3).
 """
 
 from collections.abc import Iterator
+from math import inf
 
-from bursar.policy import Policy, Provider, Unpriced
+import msgspec
+
+from bursar.policy import Card, Policy, Provider, Unpriced
 from bursar.types import Api, Call, Family, Instant, Plan, Refused, Terms
 
 FAMILY: dict[Api, Family] = {
@@ -48,6 +51,30 @@ def ladder(call: Call, policy: Policy) -> tuple[Plan, ...] | Refused:
         names = ", ".join(policy.providers)
         return _unroutable(f"unknown provider {prefix!r} in model {wanted!r}: configured are {names} ([providers])")
     return (_plan(call, policy, (chosen or peers[0]).name, wanted, "caller"),)
+
+
+def cheaper(call: Call, plans: tuple[Plan, ...], policy: Policy) -> tuple[Plan, ...]:
+    """Plans of the tiers below the call's own, the nearest first: what on_exhausted = "downgrade" may fall back on.
+
+    A model that no tier lists stands above all tiers whose models are cheaper by output. Empty for a fixed upstream
+    (the library's clients keep their provider): then only its own models count.
+    """
+    names = list(policy.tiers)
+    own = next((plan.tier for plan in plans if plan.tier is not None), None)
+    below = names[: names.index(own)] if own in names else names
+    found: list[Plan] = []
+    for name in reversed(below):
+        for plan in _tier_plans(call, policy, name, FAMILY.get(call.api)):
+            fits = call.provider is None or plan.provider == call.provider
+            if fits and _rate(plan, call, policy) < min((_rate(p, call, policy) for p in plans), default=0):
+                found.append(msgspec.structs.replace(plan, reason=f"downgrade:{name}"))
+    return tuple(found)
+
+
+def _rate(plan: Plan, call: Call, policy: Policy) -> float:
+    """Nano-dollars per million output tokens; endless where it is not known."""
+    card = policy.prices.card(plan.provider, plan.model or "", Terms(), call.received)
+    return card.rates.get("output", inf) if isinstance(card, Card) else inf
 
 
 def nowhere(call: Call) -> Plan:

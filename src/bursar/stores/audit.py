@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias, TypeVar
 
-from bursar.stores.base import Finding
+from bursar.rules.book import charged
+from bursar.stores.balances import CounterKey, key_of
+from bursar.stores.base import BudgetLine, Finding
 from bursar.stores.counters import FIELDS, ZERO, Cell, Vector, bucket, cells, cost_bin, vector
 from bursar.stores.forest import Bin, Run, RunKey, Weight
 from bursar.stores.tally import add
@@ -30,9 +32,11 @@ class _Recount:
         self.rollups: dict[Cell, Vector] = {}
         self.runs: defaultdict[RunKey, list[int]] = defaultdict(lambda: [0] * 6)
         self.known_runs: set[RunKey] = set()
+        self.counters: defaultdict[CounterKey, list[int]] = defaultdict(lambda: [0] * 5)
         self.rows: list[Finding] = []
 
     def take(self, entry: Entry, owner: str, alive: Callable[[str], bool]) -> None:
+        self._weigh(entry)
         key = None if entry.run_id is None else (entry.tenant, entry.run_id)
         if key is not None:
             self.known_runs.add(key)
@@ -57,6 +61,17 @@ class _Recount:
             for at, name in enumerate(("calls", None, "input_tokens", "output_tokens", "cost_nanos", "unpriced")):
                 mine[at] += 1 if name is None else numbers[FIELDS.index(name)]
 
+    def _weigh(self, entry: Entry) -> None:
+        """What the row comes to in each counter that it was charged to: settled and held, nano-dollars and tokens."""
+        for charge in entry.charges:
+            if entry.status == "open":
+                amounts = (0, 0, charge.nanos, charge.tokens, 1)
+            else:
+                amounts = (*charged(entry, charge), 0, 0, 1)
+            mine = self.counters[key_of(charge)]
+            for at, number in enumerate(amounts):
+                mine[at] += number
+
     def _find(self, entry: Entry, expected: str, found: str, cure: str) -> None:
         self.rows.append(Finding(f"call {entry.request_id} attempt {entry.attempt}", expected, found, cure))
 
@@ -66,9 +81,10 @@ def audit(
     rollups: Mapping[Cell, Vector],
     runs: Mapping[RunKey, Run],
     histogram: Mapping[Bin, Weight],
+    counters: Mapping[CounterKey, BudgetLine],
     alive: Callable[[str], bool],
 ) -> list[Finding]:
-    """Every mismatch between the rows and the rollups, the runs and the histogram; empty: all sums hold."""
+    """Every mismatch between the rows and the rollups, runs, histogram and counters; empty: all sums hold."""
     recount = _Recount()
     for entry, owner in rows:
         recount.take(entry, owner, alive)
@@ -76,7 +92,16 @@ def audit(
     findings += _clip(_compare("rollup", recount.rollups, rollups, ZERO))
     findings += _clip(_check_runs(recount, runs))
     findings += _clip(_compare("histogram", _histogram(runs), histogram, (0, 0, 0)))
+    due = {key: tuple(numbers) for key, numbers in recount.counters.items()}
+    findings += _clip(_compare("counter", due, {key: _numbers(line) for key, line in counters.items()}, (0,) * 5))
     return findings
+
+
+def _numbers(line: BudgetLine) -> Vector:
+    balance = line.counter.balance
+    return (
+        balance.settled_nanos, balance.settled_tokens, balance.held_nanos, balance.held_tokens, line.rows
+    )  # fmt: skip
 
 
 def _compare(name: str, expected: Mapping[K, Vector], found: Mapping[K, Vector], zero: Vector) -> list[Finding]:

@@ -5,22 +5,32 @@ settlement that cannot be written is kept in a journal and written later. Amount
 microseconds since the epoch, UTC; None is unknown, never zero.
 """
 
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from bursar.rules.grant import Counter
 from bursar.stores.counters import Counters
 from bursar.stores.forest import Run
 from bursar.stores.receipt import Receipt
-from bursar.types import Claim, Entry, Hold, Instant, Ratios, Refused
+from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
 
 __all__ = [
-    "Counters", "Filters", "Finding", "Key", "Line", "Metrics", "Page", "Receipt", "Run", "RunCosts", "Store",
-    "StoreFailure",
+    "BudgetLine", "Clock", "Counter", "Counters", "Filters", "Finding", "Key", "Line", "Metrics", "Page", "Receipt",
+    "Run", "RunCosts", "Store", "StoreFailure", "Toucher", "system_clock",
 ]  # fmt: skip
 
 T = TypeVar("T")
+
+Clock: TypeAlias = Callable[[], Instant]
+"""A store's own: windows and patience go by it, never by an instant that a caller passes."""
+
+
+def system_clock() -> Instant:
+    """Microseconds since the epoch."""
+    return Instant(time.time_ns() // 1000)
 
 
 class StoreFailure(Exception):
@@ -105,6 +115,26 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: Instant | None = None
 
 
+class BudgetLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One counter in one window: the terms it was last claimed on, where it stands, and when it was touched."""
+
+    counter: Counter
+    rows: int
+    """Ledger rows charged to it, open ones included."""
+    touched_at: Instant
+
+
+class Toucher(msgspec.Struct, frozen=True):
+    """Whose rows a counter was charged with."""
+
+    agent_id: str | None
+    user_id: str | None
+    step: str | None
+    rows: int
+    nanos: int
+    tokens: int
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One mismatch that an audit of the ledger found."""
 
@@ -124,18 +154,43 @@ class Store(Protocol):
     Reads see all that this process has submitted before them and never hold up the writer.
     """
 
-    def reserve(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Receipt[Hold | Refused]:
-        """Open the row. Resolved once it is committed; StoreFailure where it cannot be: then nothing may be sent."""
+    def reserve(self, entry: Entry, ask: Ask = ...) -> Receipt[Hold | Refused]:
+        """Open the row and hold all that is asked, in one atomic step, or neither: rules/grant.py decides.
 
-    def reserve_async(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Awaitable[Hold | Refused]:
+        Resolved once it is committed; StoreFailure where it cannot be: then nothing may be sent. Every settlement that
+        was submitted before counts. Where only others' holds stand in the way the answer is waited for, in order of
+        arrival, as long as the claim's patience; holds of the dead are settled first. The counters of trusted runs
+        above (ask.parent and up) are claimed too, on the terms that they were last claimed on.
+        """
+
+    def reserve_async(self, entry: Entry, ask: Ask = ...) -> Awaitable[Hold | Refused]:
         """The same for the running event loop, which is called once a batch and never blocked."""
+
+    def extend(self, hold: Hold, nanos: int, tokens: int) -> Receipt[None]:
+        """Hold so much more of an open row's counters, for input found larger than was held. Never refused.
+
+        It is added where the input is held at its learned p99.9; what is held at the ceiling covers it already.
+        """
 
     def settle(self, hold: Hold, entry: Entry) -> Receipt[None]:
         """Close the row and add it to every rollup, run and histogram in one transaction, exactly once.
 
         A row that is closed already stays as it is, except that an `expired` one takes its late real outcome, once. A
-        hit or a refusal needs no reserve. Any other settlement without a row falls: its reserve was refused.
+        hit or a refusal needs no reserve. Any other settlement without a row falls: its reserve was refused, or is
+        given up with it while it waits. What the row held is given back and what it is charged
+        (rules/book.py, charged) is added, in that same transaction.
         """
+
+    def balances(self, claims: tuple[Claim, ...]) -> list[Counter]:
+        """Where each claim's counter stands now, in the window that the store's clock is in. Zero where none is."""
+
+    def budgets(
+        self, tenant: str | None = None, budget: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[BudgetLine]:
+        """Counters of the windows that are running (and of lifetimes), the last touched first."""
+
+    def touchers(self, line: BudgetLine, limit: int = 10) -> list[Toucher]:
+        """Who was charged to a counter in its window, the dearest first: read from its rows, all of them."""
 
     def ratios(self, provider: str, model: str) -> Ratios:
         """Reported tokens per estimated one, learned from settled rows, by the model that was sent."""
@@ -144,7 +199,7 @@ class Store(Protocol):
         """Expire the open rows of processes that are gone: booked at their hold. Returns how many."""
 
     def flush(self) -> None:
-        """Return when everything submitted before is committed, journalled or refused."""
+        """Return when everything submitted before is committed, journalled or refused, or waits for others' holds."""
 
     def close(self) -> None:
         """Flush and let go. Rows still open are expired at the next start."""

@@ -126,9 +126,9 @@ def cells(entry: Entry) -> list[Cell]:
 
 
 _BINS_PER_DECADE = 20
-_EDGES = tuple(round(10 ** (step / _BINS_PER_DECADE)) for step in range(18 * _BINS_PER_DECADE))
+EDGES = tuple(round(10 ** (step / _BINS_PER_DECADE)) for step in range(18 * _BINS_PER_DECADE))
 
 
 def cost_bin(nanos: int) -> int:
     """The histogram's bin of a run's cost: twenty a decade from one nano-dollar up; 0: nothing (or a credit)."""
-    return bisect_right(_EDGES, nanos)
+    return bisect_right(EDGES, nanos)

@@ -5,7 +5,7 @@ believes the table alone.
 """
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
@@ -13,23 +13,36 @@ from typing import Any, TypeAlias
 import msgspec
 
 from bursar.stores import sql
+from bursar.stores.balances import CounterKey, key_of, place
 from bursar.stores.counters import FIELDS, Vector
-from bursar.stores.forest import Run, Shelf
+from bursar.stores.forest import Run
+from bursar.stores.memo import Memo, line_values
 from bursar.stores.owners import Owner, Owners
 from bursar.stores.receipt import Answer, Receipt
-from bursar.stores.rows import COLUMNS, RowKey, dressed, from_row, opening, outcome, taken_twice
+from bursar.stores.rows import COLUMNS, RowKey, charges_text, dressed, from_row, opening, outcome, taken_twice
 from bursar.stores.rows import whole as all_of
 from bursar.stores.transaction import Row, Transaction
-from bursar.types import Claim, Entry, Hold, Refused
+from bursar.stores.waiting import Waiter, Waiting
+from bursar.types import Ask, Entry, Hold, Instant, Refused
 
 
 @dataclass(slots=True)
 class Reserving:
-    """Open a row."""
+    """Open a row, with all that is asked for."""
 
     entry: Entry
-    claims: tuple[Claim, ...]
+    ask: Ask
     receipt: Receipt[Hold | Refused]
+
+
+@dataclass(slots=True)
+class Extending:
+    """Hold more of an open row's counters."""
+
+    hold: Hold
+    nanos: int
+    tokens: int
+    receipt: Receipt[None]
 
 
 @dataclass(slots=True)
@@ -56,7 +69,7 @@ class Errand:
     receipt: Receipt[Any]
 
 
-Job: TypeAlias = Reserving | Settling | Sweeping | Errand
+Job: TypeAlias = Reserving | Extending | Settling | Sweeping | Errand
 
 
 class Surprise(Exception):
@@ -66,46 +79,87 @@ class Surprise(Exception):
 class Draft:
     """One batch on its way into one transaction."""
 
-    __slots__ = ("_careful", "_db", "_dead_names", "_mine", "_open", "_owners", "books", "dead")
+    __slots__ = ("_buried", "_careful", "_db", "_dead_names", "_mine", "_open", "_owners", "books", "dead", "waiting")
 
     def __init__(
         self,
         db: sqlite3.Connection,
-        shelf: Shelf,
+        memo: Memo,
         open_rows: dict[RowKey, Row],
+        waiters: dict[RowKey, Waiter],
         owners: Owners,
         mine: str,
+        now: Instant,
+        look: Callable[[], bool],
         *,
         careful: bool,
     ) -> None:
+        """look: whether it is time again to look for the dead though nobody would be refused for them."""
         self._db, self._open, self._owners, self._mine, self._careful = db, open_rows, owners, mine, careful
+        self._buried = False
         self._dead_names: set[str] = set()
         self.dead: list[Owner] = []
         """Owners whose files can be removed once this is committed."""
-        self.books = Transaction(shelf, self._find, mine, self._gone)
+        self.books = Transaction(memo, self._find, mine, self._gone, now)
+        self.waiting = Waiting(waiters, self.books, lambda must: (must or look()) and self._bury())
 
-    def take(self, job: Job) -> Answer:
-        """Work one job into the draft; its answer, should the transaction be committed."""
+    def counters(self, jobs: list[Job]) -> Iterator[CounterKey]:
+        """The counters that these jobs are going to ask for."""
+        for job in jobs:
+            match job:
+                case Reserving(_, ask, _):
+                    yield from (place(claim, self.books.now).key for claim in ask.claims)
+                case Settling(hold, _, _):
+                    row = self._open.get((hold.request_id, hold.attempt))
+                    yield from map(key_of, row.entry.charges if row is not None else ())
+                case _:
+                    pass
+
+    def take(self, job: Job) -> Answer | None:
+        """Work one job into the draft; its answer, should the transaction be committed. None: see `waiting`."""
         match job:
-            case Reserving(entry, claims, receipt):
-                key = (entry.request_id, entry.attempt)
-                if key in self._open or self.books.holds(key):
-                    return receipt, None, taken_twice(entry)
-                self.books.open(entry)
-                return receipt, Hold(*key, claims), None
+            case Reserving(entry, ask, receipt):
+                return self._reserve(entry, ask, receipt)
+            case Extending(hold, nanos, tokens, receipt):
+                self.books.extend((hold.request_id, hold.attempt), nanos, tokens)
+                return receipt, None, None
             case Settling(hold, entry, receipt):
-                self.books.settle((hold.request_id, hold.attempt), entry)
+                key = (hold.request_id, hold.attempt)
+                self.waiting.give_up(key, self._mine)
+                self.books.settle(key, entry)
                 return receipt, None, None
             case Sweeping(receipt):
                 return receipt, self._sweep(), None
             case Errand(work, receipt):
                 return receipt, None if work is None else work(self._db), None
 
+    def _reserve(self, entry: Entry, ask: Ask, receipt: Receipt[Hold | Refused]) -> Answer | None:
+        key = (entry.request_id, entry.attempt)
+        if key in self._open or self.books.holds(key) or key in self.waiting.waiters:
+            return receipt, None, taken_twice(entry)
+        if ask.free:
+            self.books.open(entry)
+            return receipt, Hold(*key), None
+        if self.waiting.reserve(entry, ask, receipt, self._mine) is not None:
+            self._prove(entry)
+        return None
+
+    def _prove(self, entry: Entry) -> None:
+        """What cannot be written fails now, for itself, and not later in the middle of another batch."""
+        self._db.execute("SAVEPOINT proof")
+        sql.OPEN_ROWS.append(self._db, [[*opening(entry), self._mine]])
+        self._db.execute("ROLLBACK TO proof")
+        self._db.execute("RELEASE proof")
+
     def write(self) -> None:
-        """Rows, rollups, runs, histogram and factors."""
+        """Rows, counters, rollups, runs, histogram, factors and sketches."""
         db, books, tally = self._db, self.books, self.books.tally
         self._write_rows()
         self._write_rollups()
+        sql.PUT_COUNTERS.put(db, [line_values(line) for line in books.balances.changed.values()])
+        sql.ADD_SKETCHES.put(
+            db, [(*key, *gain) for key, bins in tally.sketches.items() for gain in bins.items()]
+        )  # fmt: skip
         sql.PUT_RUNS.put(db, [dressed(_run_values(run)) for run in tally.forest.changed.values()])
         sql.MOVE_BINS.put(db, [(*at, *weight) for at, weight in tally.forest.moves().items()])
         sql.ADD_FACTORS.put(db, [
@@ -125,8 +179,10 @@ class Draft:
         for key, row in rows.items():
             if row.number is None:
                 (opened if row.entry.status == "open" else whole).append(key)
-            else:
+            elif row.entry.status != "open":
                 (read if row.read else mine).append([row.number, *outcome(row.entry)])
+        moved = [(rows[key].number, charges_text(rows[key].entry.charges)) for key in self.books.extended]
+        sql.EXTEND_ROWS.put(db, [row for row in moved if row[0] is not None])
         for keys, table, values in ((opened, sql.OPEN_ROWS, opening), (whole, sql.WHOLE_ROWS, all_of)):
             if not keys:
                 continue
@@ -164,6 +220,14 @@ class Draft:
     def _gone(self, owner: str) -> bool:
         return owner in self._dead_names or self._owners.gone(owner)
 
+    def _bury(self) -> bool:
+        """Sweep, once a transaction; True where there were dead."""
+        if self._buried:
+            return False
+        self._buried = True
+        self._sweep()
+        return bool(self._dead_names)
+
     def _sweep(self) -> int:
         """Write the journals of the dead, then expire what they left open."""
         db, owners = self._db, self._owners
@@ -186,11 +250,6 @@ class Draft:
                     self.books.expire(row)
                     swept += 1
         return swept
-
-
-def run_of(found: tuple[Any, ...]) -> Run:
-    """The run that these values of RUN_COLUMNS are."""
-    return Run(**dict(zip(sql.RUN_COLUMNS, found, strict=True)))
 
 
 def row_of(found: tuple[Any, ...]) -> Row:

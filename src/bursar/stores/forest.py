@@ -5,7 +5,7 @@ root may turn out to have a parent later: then its whole tree moves. A circle of
 stands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -45,6 +45,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     tree_rows: int = 0
     tree_cost_nanos: int = 0
     tree_unpriced: int = 0
+    final_request: str | None = None
+    """The request that has had, or is having, the run's one answer out of the finish reserve."""
     open: int = 0
     """Rows under way; counted when asked."""
 
@@ -133,6 +135,39 @@ class Forest:
         )
         if not own:
             self._grow(self._root(run), sign, cost, unknown)
+
+    def line(self, tenant: str, run_id: str) -> Iterator[str]:
+        """A run and all above it, each once."""
+        seen: set[str] = set()
+        at: str | None = run_id
+        while at is not None and at not in seen:
+            seen.add(at)
+            yield at
+            run = self._get((tenant, at))
+            at = None if run is None else run.parent_run_id
+
+    def final_open(self, entry: Entry) -> bool:
+        """The run of a row has not had its final answer, or this very request is having it."""
+        if entry.run_id is None:
+            return False
+        run = self._get((entry.tenant, entry.run_id))
+        return run is None or run.final_request in (None, entry.request_id)
+
+    def take_final(self, entry: Entry) -> None:
+        """This request is the run's final answer from now on."""
+        self._finalise(entry, entry.request_id)
+
+    def free_final(self, entry: Entry) -> None:
+        """An attempt that failed and cost nothing was no answer."""
+        if entry.status == "failed" and entry.cost_nanos == 0 and entry.run_id is not None:
+            run = self._get((entry.tenant, entry.run_id))
+            if run is not None and run.final_request == entry.request_id:
+                self._finalise(entry, None)
+
+    def _finalise(self, entry: Entry, request_id: str | None) -> None:
+        run = self.enrol(entry)
+        if run is not None:
+            self._put(msgspec.structs.replace(run, final_request=request_id))
 
     def moves(self) -> dict[Bin, Weight]:
         """What the histogram gains and loses by all the changes."""

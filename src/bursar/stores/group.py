@@ -7,13 +7,18 @@ of a bug, every waiting and later job is told so instead of hanging.
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
-from typing import Generic, Literal, TypeAlias, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 J = TypeVar("J")
 
-When: TypeAlias = Literal["now", "soon", "last"]
-"""now: somebody waits for it. soon: nobody does. last: at once too, but behind everything else that is queued."""
+When: TypeAlias = Literal["now", "behind", "soon", "last"]
+"""now: somebody waits for it. behind: so too, and it must find written all that was submitted before it. soon: nobody
+waits. last: at once too, but behind everything else that is queued."""
+Item: TypeAlias = tuple[int, J]
+"""A job and its number in the order of submission."""
 
 LIMIT = 256
 """Jobs in one transaction at most: bounds how long another process waits for its turn."""
@@ -39,7 +44,7 @@ class GroupCommit(Generic[J]):
         self._lock = threading.Lock()
         self._bell = threading.Lock()
         self._bell.acquire()
-        self._queues: dict[When, list[J]] = {"now": [], "soon": [], "last": []}
+        self._queues = _Queues[J]()
         self._soon_since = 0.0
         self._hurried = False
         self._sleep: Literal["awake", "light", "deep"] = "awake"
@@ -53,10 +58,9 @@ class GroupCommit(Generic[J]):
         with self._lock:
             if self._ending or self.fault is not None:
                 return False
-            queue = self._queues[when]
-            if when == "soon" and not queue:
+            queue = self._queues.put(job, when)
+            if when == "soon" and len(queue) == 1:
                 self._soon_since = time.monotonic()
-            queue.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bursar-store", daemon=True)
                 self._thread.start()
@@ -67,14 +71,14 @@ class GroupCommit(Generic[J]):
     def hurry(self) -> None:
         """Somebody has begun to wait for a job that nobody waited for."""
         with self._lock:
-            if self._queues["soon"]:
+            if self._queues.soon:
                 self._hurried = True
                 self._ring()
 
     def idle(self) -> bool:
         """Nothing is queued or being written."""
         with self._lock:
-            return not any(self._queues.values()) and (self._sleep != "awake" or self._thread is None)
+            return not self._queues.all() and (self._sleep != "awake" or self._thread is None)
 
     def close(self) -> None:
         """Write what is queued, and end. The closing hook runs in the writing thread, last."""
@@ -103,8 +107,8 @@ class GroupCommit(Generic[J]):
         except BaseException as fault:
             with self._lock:
                 self.fault = fault
-                lost = [*batch, *(job for queue in self._queues.values() for job in queue)]
-                self._queues = {"now": [], "soon": [], "last": []}
+                lost = [*batch, *self._queues.all()]
+                self._queues = _Queues()
             self._bury(lost, fault)
             raise
 
@@ -117,7 +121,7 @@ class GroupCommit(Generic[J]):
                 batch = self._gathered()
                 if batch or self._ending:
                     return batch
-                light = light or bool(self._queues["soon"])
+                light = light or bool(self._queues.soon)
                 self._sleep = "light" if light else "deep"
                 pause = self._until_due() if light else None
             if not self._rung(self._retry_after() if pause is None else pause):
@@ -136,16 +140,18 @@ class GroupCommit(Generic[J]):
         return rung
 
     def _until_due(self) -> float:
-        if not self._queues["soon"]:
+        if not self._queues.soon:
             return GATHER_SECONDS
         return max(0.0, self._soon_since + GATHER_SECONDS - time.monotonic())
 
     def _gathered(self) -> list[J]:
-        """What to write now. A reserve is never left behind its own settlement: all of "now" goes before "soon"."""
-        now, soon, last = self._queues.values()
-        batch = _take(now, LIMIT)
+        """What to write now. A reserve is never left behind its own settlement: all of "now" goes before "soon", or
+        both in the order of their submission where a job must find written what came before it."""
+        queues = self._queues
+        batch = queues.ordered() if queues.strict() else _take(queues.now, LIMIT)
+        soon, last = queues.soon, queues.last
         due = self._hurried or self._ending or last or len(soon) >= FULL or (soon and self._until_due() == 0.0)
-        if due and not now:
+        if due and not queues.now:
             batch += _take(soon, LIMIT - len(batch))
             if not soon:
                 self._hurried = False
@@ -153,7 +159,44 @@ class GroupCommit(Generic[J]):
         return batch
 
 
-def _take(queue: list[J], most: int) -> list[J]:
-    taken = queue[:most]
+class _Queues(Generic[J]):
+    """What waits to be written, in the order of submission."""
+
+    __slots__ = ("_barrier", "_count", "last", "now", "soon")
+
+    def __init__(self) -> None:
+        self.now, self.soon, self.last = list[Item[J]](), list[Item[J]](), list[Item[J]]()
+        self._count = self._barrier = 0
+
+    def put(self, job: J, when: When) -> list[Item[J]]:
+        self._count += 1
+        if when == "behind":
+            self._barrier = self._count
+        queue = self.soon if when == "soon" else self.last if when == "last" else self.now
+        queue.append((self._count, job))
+        return queue
+
+    def all(self) -> list[J]:
+        return [job for queue in (self.now, self.soon, self.last) for _, job in queue]
+
+    def strict(self) -> bool:
+        """One of "behind" waits among "now"."""
+        return bool(self.now) and self.now[0][0] <= self._barrier
+
+    def ordered(self) -> list[J]:
+        """The first of all that is to be written before the last of "behind", that one included."""
+        early = self.soon[: bisect_left(self.soon, self._barrier, key=_number)]
+        items = sorted([*self.now[:LIMIT], *early[:LIMIT]], key=_number)[:LIMIT]
+        end = items[-1][0] + 1
+        for queue in (self.now, self.soon):
+            del queue[: bisect_left(queue, min(end, self._barrier) if queue is self.soon else end, key=_number)]
+        return [job for _, job in items]
+
+
+_number: Callable[[tuple[int, Any]], int] = itemgetter(0)
+
+
+def _take(queue: list[Item[J]], most: int) -> list[J]:
+    taken = [job for _, job in queue[:most]]
     del queue[:most]
     return taken

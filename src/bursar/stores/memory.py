@@ -1,179 +1,214 @@
 """The books in memory: for tests, for a process that keeps none, and as the plain statement of what a store does.
 
-Everything happens at once under one lock. Stores that share one Books behave as processes that share one file: what a
-closed one leaves open is expired by the next sweep. Nothing survives the process.
+Everything happens at once under one lock; only a reserve that others' holds stand in the way of waits. What a closed
+store leaves open is expired by the next sweep of another on the same Books. Nothing survives the process.
 """
 
+import asyncio
+import functools
 import threading
+import time
 import uuid
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from bursar.stores import answers
-from bursar.stores.answers import Cut, Period, Standing
 from bursar.stores.audit import audit
-from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
-from bursar.stores.counters import Cell, Vector
-from bursar.stores.forest import Bin, Run, RunKey, Weight
-from bursar.stores.receipt import Receipt, resolve
-from bursar.stores.rows import LABEL_FILTERS, RUN_FILTERS, RowKey, check_filter, cursor_of, parse_cursor, taken_twice
-from bursar.stores.tally import Factor, ModelKey, add
-from bursar.stores.transaction import Row, Transaction
-from bursar.types import Claim, Entry, Hold, Instant, Ratios, Refused
+from bursar.stores.balances import counted, line_key, place, touchers
+from bursar.stores.base import (
+    BudgetLine,
+    By,
+    Clock,
+    Counter,
+    Filters,
+    Finding,
+    Key,
+    Line,
+    Metrics,
+    Page,
+    StoreFailure,
+    Toucher,
+    system_clock,
+)
+from bursar.stores.forest import Run
+from bursar.stores.receipt import Answer, Receipt, hand_over, resolve
+from bursar.stores.rows import LABEL_FILTERS, RUN_FILTERS, check_filter, cursor_of, parse_cursor, taken_twice
+from bursar.stores.sketch import INPUT_SCALE, input_key
+from bursar.stores.tables import Books
+from bursar.stores.tally import Factor
+from bursar.stores.transaction import Transaction
+from bursar.stores.waiting import Waiting
+from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
+
+__all__ = ["Books", "MemoryStore"]
 
 T = TypeVar("T")
 _ALL = Filters()
-
-
-class Books:
-    """Every table, as plain dictionaries, and the lock that guards them."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.rows: dict[RowKey, Row] = {}
-        self.rollups: dict[Cell, Vector] = {}
-        self.runs: dict[RunKey, Run] = {}
-        self.trees: defaultdict[RunKey, set[RunKey]] = defaultdict(set)
-        self.histogram: dict[Bin, Weight] = {}
-        self.factors: dict[ModelKey, Factor] = {}
-        self.keys: dict[str, Key] = {}
-        self.owners: set[str] = set()
-
-    def get(self, key: RunKey) -> Run | None:
-        return self.runs.get(key)
-
-    def tree(self, root: RunKey) -> Iterable[Run]:
-        return [self.runs[key] for key in self.trees[root]]
-
-    def post(self, books: Transaction) -> None:
-        """Commit."""
-        tally = books.tally
-        self.rows.update(books.rows)
-        for bin_, (runs, cost, unpriced) in tally.forest.moves().items():
-            had = self.histogram.get(bin_, (0, 0, 0))
-            self.histogram[bin_] = (had[0] + runs, had[1] + cost, had[2] + unpriced)
-        for key, run in tally.forest.changed.items():
-            before = self.runs.get(key)
-            if before is not None:
-                self.trees[before.tenant, before.root_run_id].discard(key)
-            self.trees[run.tenant, run.root_run_id].add(key)
-            self.runs[key] = run
-        for cell, gain in tally.rollups().items():
-            self.rollups[cell] = add(self.rollups[cell], gain) if cell in self.rollups else gain
-        for model, factor in tally.factors.items():
-            self.factors[model] = self.factors.get(model, Factor()).then(factor)
-
-    def by_key(self, cut: Cut, period: Period) -> list[tuple[str, Vector]]:
-        sums: dict[str, Vector] = {}
-        for (_, _, first, second, _), numbers in self._within(cut, period):
-            key = {"first": first, "second": second, None: ""}[cut.by]
-            sums[key] = add(sums[key], numbers) if key in sums else numbers
-        return list(sums.items())
-
-    def by_bucket(self, cut: Cut, period: Period) -> list[tuple[int, Vector]]:
-        sums: dict[int, Vector] = {}
-        for (start, *_), numbers in self._within(cut, period):
-            sums[start] = add(sums[start], numbers) if start in sums else numbers
-        return list(sums.items())
-
-    def standings(self, period: Period) -> list[Standing]:
-        return [
-            (agent, at, *weight)
-            for (start, tenant, agent, at), weight in self.histogram.items()
-            if _in(start, tenant, period)
-        ]
-
-    def _within(self, cut: Cut, period: Period) -> Iterator[tuple[Cell, Vector]]:
-        for cell, numbers in self.rollups.items():
-            start, dim, first, second, tenant = cell
-            wanted = dim == cut.dim and cut.first in (None, first) and cut.second in (None, second)
-            if wanted and _in(start, tenant, period):
-                yield cell, numbers
-
-
-def _in(start: int, tenant: str, period: Period) -> bool:
-    return (
-        (period.start is None or start >= period.start)
-        and (period.end is None or start < period.end)
-        and (period.tenant is None or tenant == period.tenant)
-    )
+_FREE = Ask()
+_TICK_SECONDS = 0.020
 
 
 class MemoryStore:
     """A store over Books; its own unless it is given some to share."""
 
-    def __init__(self, books: Books | None = None) -> None:
-        self._books = books or Books()
-        self._gate = threading.Lock()
+    def __init__(self, books: Books | None = None, clock: Clock = system_clock) -> None:
+        self._books, self._clock = books or Books(), clock
+        self._gate = self._books.gate
         self._owner = uuid.uuid4().hex
         self._closed = False
+        self._ticker: threading.Thread | None = None
         self.ignored = 0
         """Settlements that fell: of rows closed already, or without a row."""
         self._books.owners.add(self._owner)
         self.sweep()
 
-    def reserve(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Receipt[Hold | Refused]:
+    def reserve(self, entry: Entry, ask: Ask = _FREE) -> Receipt[Hold | Refused]:
         receipt: Receipt[Hold | Refused] = Receipt(self._gate)
-        key = (entry.request_id, entry.attempt)
-        with self._books.lock:
-            fault = self._shut()
-            if fault is None and key in self._books.rows:
-                fault = taken_twice(entry)
-            if fault is None:
-                books = self._begin()
+
+        def work(books: Transaction, waiting: Waiting) -> None:
+            key = (entry.request_id, entry.attempt)
+            if books.knows(key) or key in waiting.waiters:
+                waiting.told.append((receipt, None, taken_twice(entry)))
+            elif ask.free:
                 books.open(entry)
-                self._books.post(books)
-        resolve(self._gate, [(receipt, Hold(*key, claims), fault)])
+                waiting.told.append((receipt, Hold(*key), None))
+            elif waiting.reserve(entry, ask, receipt, self._owner) is not None:
+                self._tick()
+
+        self._write(receipt, work)
         return receipt
 
-    async def reserve_async(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Hold | Refused:
-        return self.reserve(entry, claims).result()
+    async def reserve_async(self, entry: Entry, ask: Ask = _FREE) -> Hold | Refused:
+        receipt = self.reserve(entry, ask)
+        if receipt.done():
+            return receipt.result()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Hold | Refused] = loop.create_future()
+        receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
+        return await future
+
+    def extend(self, hold: Hold, nanos: int, tokens: int) -> Receipt[None]:
+        receipt: Receipt[None] = Receipt(self._gate)
+
+        def work(books: Transaction, waiting: Waiting) -> None:
+            books.extend((hold.request_id, hold.attempt), nanos, tokens)
+            waiting.told.append((receipt, None, None))
+
+        self._write(receipt, work)
+        return receipt
 
     def settle(self, hold: Hold, entry: Entry) -> Receipt[None]:
         receipt: Receipt[None] = Receipt(self._gate)
-        with self._books.lock:
-            fault = self._shut()
-            if fault is None:
-                books = self._begin()
-                books.settle((hold.request_id, hold.attempt), entry)
-                self._books.post(books)
-                self.ignored += books.ignored
-        resolve(self._gate, [(receipt, None, fault)])
+
+        def work(books: Transaction, waiting: Waiting) -> None:
+            waiting.give_up((hold.request_id, hold.attempt), self._owner)
+            books.settle((hold.request_id, hold.attempt), entry)
+            self.ignored += books.ignored
+            waiting.told.append((receipt, None, None))
+
+        self._write(receipt, work)
         return receipt
+
+    def _write(self, receipt: Receipt[Any] | None, work: Callable[[Transaction, Waiting], None]) -> None:
+        """One transaction, and what it means for those who wait. Without a receipt it is the store's own doing."""
+        told: list[Answer]
+        with self._books.lock:
+            if self._closed and receipt is not None:
+                told = [(receipt, None, StoreFailure("this store has been closed: open another"))]
+            else:
+                books = self._begin()
+                waiting = Waiting(self._books.waiters, books, lambda _: self._expire(books) > 0)
+                work(books, waiting)
+                waiting.look(afresh=self._books.departed)
+                self._books.post(books)
+                self._books.waiters, told = waiting.waiters, waiting.told
+        resolve(self._gate, told)
 
     def _begin(self) -> Transaction:
         books = self._books
-        return Transaction(books, books.rows.get, self._owner, lambda owner: owner not in books.owners)
+        return Transaction(
+            books, books.rows.get, self._owner, lambda owner: owner not in books.owners, self._clock()
+        )  # fmt: skip
 
-    def _shut(self) -> StoreFailure | None:
-        return StoreFailure("this store has been closed: open another") if self._closed else None
+    def _tick(self) -> None:
+        """While somebody waits a thread looks whose patience is over."""
+        if self._ticker is None:
+            self._ticker = threading.Thread(target=self._run, name="bursar-patience", daemon=True)
+            self._ticker.start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_TICK_SECONDS)
+            self._write(None, lambda books, waiting: None)
+            with self._books.lock:
+                if not any(waiter.owner == self._owner for waiter in self._books.waiters.values()):
+                    self._ticker = None
+                    return
 
     def ratios(self, provider: str, model: str) -> Ratios:
         with self._books.lock:
-            factor = self._books.factors.get((provider, model))
-        return Ratios() if factor is None else factor.ratios()
+            factor = self._books.factors.get((provider, model), Factor())
+            sketch = self._books.sketches.get(input_key(provider, model))
+        high = None if sketch is None else sketch.high()
+        return factor.ratios(None if high is None else high / INPUT_SCALE)
 
     def sweep(self) -> int:
-        with self._books.lock:
-            orphans = [row for row in self._books.rows.values()
-                       if row.entry.status == "open" and row.owner not in self._books.owners]  # fmt: skip
-            books = self._begin()
-            for row in orphans:
-                books.expire(row)
-            self._books.post(books)
+        swept = list[int]()
+        self._write(None, lambda books, waiting: swept.append(self._expire(books)))
+        return swept[0]
+
+    def _expire(self, books: Transaction) -> int:
+        """Close what the gone have left open; how many."""
+        if not self._books.departed:
+            return 0
+        self._books.departed = False
+        orphans = [
+            (key, row) for key, row in self._books.rows.items()
+            if row.entry.status == "open" and row.owner not in self._books.owners and not books.holds(key)
+        ]  # fmt: skip
+        for _, row in orphans:
+            books.expire(row)
         return len(orphans)
 
     def flush(self) -> None:
-        """Nothing ever waits."""
+        """Nothing is ever queued."""
 
     def close(self) -> None:
+        failure = StoreFailure("this store was closed while a reserve waited: open another")
+
+        def work(books: Transaction, waiting: Waiting) -> None:
+            for key in list(waiting.waiters):
+                waiting.give_up(key, self._owner, failure)
+
         with self._books.lock:
             self._closed = True
             self._books.owners.discard(self._owner)
+            self._books.departed = True
+        self._write(None, work)
+
+    def balances(self, claims: tuple[Claim, ...]) -> list[Counter]:
+        now = self._clock()
+        with self._books.lock:
+            return [counted(at, self._books.counter(at.key)) for at in (place(claim, now) for claim in claims)]
+
+    def budgets(
+        self, tenant: str | None = None, budget: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[BudgetLine]:
+        now = self._clock()
+        with self._books.lock:
+            numbered = [
+                (line.touched_at, at, line) for at, (key, line) in enumerate(self._books.counters.items(), 1)
+                if tenant in (None, key[0]) and budget in (None, key[3])
+                and (line.counter.end is None or line.counter.end > now)
+            ]  # fmt: skip
+        return _page(numbered, limit, cursor)
+
+    def touchers(self, line: BudgetLine, limit: int = 10) -> list[Toucher]:
+        with self._books.lock:
+            return touchers(self._entries(), line_key(line), limit)
 
     def calls(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Entry]:
         with self._books.lock:
@@ -233,7 +268,7 @@ class MemoryStore:
         books = self._books
         with books.lock:
             rows = ((row.entry, row.owner) for row in books.rows.values())
-            return audit(rows, books.rollups, books.runs, books.histogram, books.owners.__contains__)
+            return audit(rows, books.rollups, books.runs, books.histogram, books.counters, books.owners.__contains__)
 
     def create_key(self, key: Key) -> None:
         with self._books.lock:

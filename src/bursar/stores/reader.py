@@ -14,14 +14,28 @@ import msgspec
 from bursar.stores import answers, sql
 from bursar.stores.answers import Cut, Period, Standing
 from bursar.stores.audit import audit
-from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
+from bursar.stores.balances import counted, line_key, place, touchers
+from bursar.stores.base import (
+    BudgetLine,
+    By,
+    Counter,
+    Filters,
+    Finding,
+    Key,
+    Line,
+    Metrics,
+    Page,
+    StoreFailure,
+    Toucher,
+)
 from bursar.stores.counters import FIELDS, Vector
-from bursar.stores.draft import run_of
 from bursar.stores.forest import Run
+from bursar.stores.memo import line_of, run_of
 from bursar.stores.rows import (
     COLUMNS,
     LABEL_FILTERS,
     RUN_FILTERS,
+    charge_mark,
     check_filter,
     cursor_of,
     dressed,
@@ -29,8 +43,9 @@ from bursar.stores.rows import (
     parse_cursor,
 )
 from bursar.stores.truce import Truce
-from bursar.types import Entry, Instant
+from bursar.types import Claim, Entry, Instant
 
+_SLACK_US = 3_600_000_000
 _SUMS = ", ".join(f"SUM({name})" for name in FIELDS)
 _OPEN = (
     "(SELECT count(*) FROM calls WHERE calls.status = 'open' AND calls.run_id = runs.run_id"
@@ -138,8 +153,46 @@ class Reader:
                 (row[0], row[1], row[2], row[3]): (row[4], row[5], row[6])
                 for row in db.execute(f"SELECT {', '.join(sql.BIN_COLUMNS)} FROM run_histogram")
             }
+            lines = {line_key(line): line for line in map(line_of, db.execute(sql.SELECT_COUNTERS))}
             rows = ((from_row(row[: len(COLUMNS)]), row[-2]) for row in db.execute(sql.SELECT_CALLS))
-            return audit(rows, rollups, runs, bins, alive)
+            return audit(rows, rollups, runs, bins, lines, alive)
+
+    def balances(self, claims: tuple[Claim, ...], now: Instant) -> list[Counter]:
+        places = [place(claim, now) for claim in claims]
+        query = f"{sql.SELECT_COUNTERS} WHERE {sql.AT_COUNTER}"
+        with self.snapshot() as db:
+            found = [db.execute(query, at.key).fetchone() for at in places]
+        return [counted(at, None if row is None else line_of(row)) for at, row in zip(places, found, strict=True)]
+
+    def budgets(
+        self, tenant: str | None, budget: str | None, limit: int, cursor: str | None, now: Instant
+    ) -> Page[BudgetLine]:
+        clauses, values = list[str](), list[Any]()
+        for name, value in (("tenant", tenant), ("budget", budget)):
+            if value is not None:
+                clauses.append(f" AND {name} = ?")
+                values.append(value)
+        if cursor is not None:
+            clauses.append(" AND (touched_at, id) < (?, ?)")
+            values += parse_cursor(cursor)
+        order, columns = " ORDER BY touched_at DESC, id DESC LIMIT ?", ", ".join(sql.COUNTER_COLUMNS)
+        lifetimes, running = (
+            f"SELECT * FROM (SELECT {columns}, id FROM counters WHERE {which}{''.join(clauses)}{order})"
+            for which in ("window_end IS NULL", "window_end > ?")
+        )
+        query = f"{lifetimes} UNION ALL {running}{order}"
+        values = [*values, limit + 1, now, *values, limit + 1]
+        with self.snapshot() as db:
+            found = db.execute(query, (*values, limit + 1)).fetchall()
+        lines = [line_of(row[:-1]) for row in found[:limit]]
+        more = cursor_of(lines[-1].touched_at, found[limit - 1][-1]) if len(found) > limit else None
+        return Page(tuple(lines), more)
+
+    def touchers(self, line: BudgetLine, limit: int) -> list[Toucher]:
+        key = line_key(line)
+        with self.snapshot() as db:
+            rows = (from_row(row[: len(COLUMNS)]) for row in db.execute(*_charged(line)))
+            return touchers(rows, key, limit)
 
     def list_keys(self) -> list[Key]:
         return self._keys("ORDER BY created_at, key_id", ())
@@ -219,6 +272,33 @@ def _where(
         clauses.append(f"({time}, {number}) < (?, ?)")
         values += parse_cursor(cursor)
     return (f" WHERE {' AND '.join(clauses)}" if clauses else ""), values
+
+
+def _charged(line: BudgetLine) -> tuple[str, list[Any]]:
+    """The rows that carry a charge of this counter, by the narrowest index: that of its label if rows carry it as it
+    is, else that of time, in which a caller's clock may be an hour off the store's."""
+    tenant, scope, label, budget, start = key = line_key(line)
+    marked, mark = "charges IS NOT NULL AND instr(charges, ?) > 0", charge_mark(key)
+    plain = label != "(none)" and not label.startswith("key:")
+    if scope == "run" and plain:
+        # A limit from a header has the key before the run's id; its name has the id alone.
+        run_id = budget.removeprefix("run:") if line.counter.claim.least else label
+        family = (
+            "WITH RECURSIVE family (run_id) AS (SELECT ? UNION SELECT runs.run_id FROM runs JOIN family"
+            " ON runs.parent_run_id = family.run_id AND runs.tenant = ?)"
+        )
+        columns = ", ".join(f"calls.{name}" for name in (*COLUMNS, "owner", "id"))
+        query = f"{family} SELECT {columns} FROM family CROSS JOIN calls ON calls.run_id = family.run_id WHERE {marked}"
+        return query, [run_id, tenant, mark]
+    if scope in ("session", "user") and plain:
+        closed = f"{sql.SELECT_CALLS} WHERE {scope}_id = ? AND status <> 'open' AND {marked}"
+        opened = f"{sql.SELECT_CALLS} INDEXED BY calls_open WHERE status = 'open' AND {marked}"
+        return f"{closed} UNION ALL {opened}", [label, mark, mark]
+    clauses, values = [marked], list[Any]([mark])
+    if line.counter.end is not None:
+        clauses.append("started_at >= ? AND started_at < ?")
+        values += [start - _SLACK_US, line.counter.end + _SLACK_US]
+    return f"{sql.SELECT_CALLS} WHERE {' AND '.join(clauses)}", values
 
 
 def _closed_and_open(filters: Filters, where: str, values: list[Any]) -> tuple[str, list[Any]]:

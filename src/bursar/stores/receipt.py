@@ -4,6 +4,7 @@ Whoever waits is woken once a batch: threads one by one, an event loop by a sing
 in the meantime has nobody left to tell: that is logged, and the books stand.
 """
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -92,3 +93,14 @@ def resolve(gate: threading.Lock, answers: Iterable[Answer]) -> None:
 def _tell(calls: list[tuple[Callable[[Receipt[Any]], object], Receipt[Any]]]) -> None:
     for hear, receipt in calls:
         hear(receipt)
+
+
+def hand_over(future: asyncio.Future[Any], receipt: Receipt[Any]) -> None:
+    """Into the loop's own future; a waiter that was cancelled hears nothing."""
+    if future.done():
+        return
+    fault = receipt.exception()
+    if fault is not None:
+        future.set_exception(fault)
+    else:
+        future.set_result(receipt.result())

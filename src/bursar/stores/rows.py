@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from bursar.stores.base import Filters, StoreFailure
-from bursar.types import Entry, Terms
+from bursar.types import Charge, Entry, Terms
 
 RowKey: TypeAlias = tuple[str, int]
 """request_id, attempt"""
@@ -20,7 +20,7 @@ COLUMNS: tuple[str, ...] = Entry.__struct_fields__
 FIXED: tuple[str, ...] = (
     "request_id", "attempt", "run_id", "parent_run_id", "session_id", "user_id", "user_tier", "agent_id", "step",
     "tenant", "tags", "key_id", "started_at", "api", "provider", "requested_model", "tier", "route_reason", "stream",
-    "hold_nanos", "input_estimate", "purpose", "sdk_retry", "blocks", "request",
+    "hold_nanos", "output_limit", "charges", "input_estimate", "purpose", "sdk_retry", "blocks", "request",
 )  # fmt: skip
 """Who, what, where and what for: as it was when the row was opened."""
 CHANGING: tuple[str, ...] = tuple(name for name in COLUMNS if name not in FIXED)
@@ -32,7 +32,7 @@ NULL = "\ufdd0"
 """Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
 
 _fixed = attrgetter(*FIXED)
-_TAGS, _TERMS = COLUMNS.index("tags"), COLUMNS.index("terms")
+_TAGS, _TERMS, _CHARGES = (COLUMNS.index(name) for name in ("tags", "terms", "charges"))
 _FLAGS = (COLUMNS.index("stream"), COLUMNS.index("validated"))
 
 
@@ -90,6 +90,7 @@ def from_row(row: tuple[Any, ...]) -> Entry:
     values = list(row)
     values[_TAGS] = _tags(values[_TAGS])
     values[_TERMS] = _terms(values[_TERMS])
+    values[_CHARGES] = () if values[_CHARGES] is None else _charges(values[_CHARGES])
     for flag in _FLAGS:
         values[flag] = None if values[flag] is None else bool(values[flag])
     return Entry(**dict(zip(COLUMNS, values, strict=True)))
@@ -115,9 +116,25 @@ def _terms(text: str) -> Terms:
     return msgspec.json.decode(text, type=Terms)
 
 
+def charges_text(charges: tuple[Charge, ...]) -> str:
+    """As a row keeps them."""
+    return msgspec.json.encode(charges).decode() if charges else NULL
+
+
+def _charges(text: str) -> tuple[Charge, ...]:
+    return msgspec.json.decode(text, type=tuple[Charge, ...])
+
+
+def charge_mark(key: tuple[str, str, str, str, int]) -> str:
+    """What stands in the text of charges where one is of this counter (see balances.CounterKey), and nowhere else: a
+    quote inside a name is never a bare one."""
+    tenant, scope, name, budget, start = key
+    return msgspec.json.encode((budget, scope, name, tenant, start)).decode()[:-1] + ","
+
+
 _CONVERT: dict[str, Callable[[Any], Any]] = {
-    "tags": _tags_text, "terms": _terms_text, "stream": int, "validated": int, "blocks": bytearray,
-    "request": bytearray, "response": bytearray,
+    "tags": _tags_text, "terms": _terms_text, "charges": charges_text, "stream": int, "validated": int,
+    "blocks": bytearray, "request": bytearray, "response": bytearray,
 }  # fmt: skip
 
 whole = Writer(COLUMNS)

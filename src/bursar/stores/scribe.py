@@ -8,20 +8,22 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from bursar.stores import sql
-from bursar.stores.base import StoreFailure
+import msgspec
+
+from bursar.stores.base import Clock, StoreFailure
 from bursar.stores.checkpoint import Checkpointer
-from bursar.stores.draft import Draft, Errand, Job, Reserving, Settling, Surprise, run_of
-from bursar.stores.forest import Run, RunKey
+from bursar.stores.draft import Draft, Errand, Job, Reserving, Settling, Surprise
+from bursar.stores.memo import Memo
 from bursar.stores.owners import Owner, Owners, Spooled, Turn
 from bursar.stores.receipt import Answer, Receipt, resolve
 from bursar.stores.rows import RowKey, taken_twice
-from bursar.stores.tally import Factor, ModelKey
+from bursar.stores.tally import ModelKey
 from bursar.stores.transaction import Row
 from bursar.stores.truce import Truce
+from bursar.stores.waiting import Waiter
 from bursar.types import Ratios
 
 log = logging.getLogger("bursar.stores")
@@ -31,8 +33,9 @@ _POISON = (
     OverflowError, ValueError, TypeError, LookupError,
 )  # fmt: skip
 _DOWN = (sqlite3.Error, OSError)
-_RUNS_KEPT = 5_000
 _RETRY_SECONDS = 1.0
+_TICK_SECONDS = 0.020
+_LOOK_SECONDS = 0.100
 _LOG_EVERY_SECONDS = 60.0
 
 
@@ -40,9 +43,14 @@ class Scribe:
     """Used by one thread at a time."""
 
     def __init__(
-        self, path: Path, connect: Callable[[Path], sqlite3.Connection], gate: threading.Lock, truce: Truce
+        self,
+        path: Path,
+        connect: Callable[[Path], sqlite3.Connection],
+        gate: threading.Lock,
+        truce: Truce,
+        clock: Clock,
     ) -> None:
-        self.path, self._connect, self._gate, self._truce = path, connect, gate, truce
+        self.path, self._connect, self._gate, self._truce, self._clock = path, connect, gate, truce, clock
         self.owners = Owners(path)
         self._checkpointer = Checkpointer(path, connect, truce)
         self.ignored = 0
@@ -53,16 +61,19 @@ class Scribe:
         self._turn: Turn | None = None
         self._owner: Owner | None = None
         self._open: dict[RowKey, Row] = {}
-        self._runs: dict[RunKey, Run] = {}
-        self._factors: dict[ModelKey, Factor] | None = None
-        self._version = -1
+        self.waiters: dict[RowKey, Waiter] = {}
+        """Reserves that wait for others' holds, in order of arrival."""
+        self._memo = Memo()
+        self._looked = -_LOOK_SECONDS
         self._logged = -_LOG_EVERY_SECONDS
 
     # What the group commit calls
 
     def commit(self, jobs: list[Job]) -> None:
-        """Write and answer a batch."""
+        """Write and answer a batch; without jobs: see to the journal and to those who wait."""
         with self._truce:
+            if not (jobs or self.spooled or self._worth_a_look()):
+                return
             answers = self._attempt(jobs)
         if answers is not None:
             resolve(self._gate, answers)
@@ -73,16 +84,44 @@ class Scribe:
     def bury(self, jobs: list[Job], fault: BaseException) -> None:
         """The writing thread has died: nobody waits for ever."""
         failure = StoreFailure(f"the ledger's writer has died ({fault!r}): this is a bug; restart the process")
-        resolve(self._gate, [(job.receipt, None, failure) for job in jobs])
+        resolve(self._gate, [*[(job.receipt, None, failure) for job in jobs], *self._turned_away(failure)])
 
     def retry_after(self) -> float | None:
-        """Seconds until the journal should be tried again."""
-        return _RETRY_SECONDS if self.spooled else None
+        """Seconds until the journal, or those who wait for others' holds, should be seen to again."""
+        return _TICK_SECONDS if self.waiters else _RETRY_SECONDS if self.spooled else None
+
+    def _worth_a_look(self) -> bool:
+        """Some waiter's time has come, or another process has written: it may have given something back."""
+        now = self._clock()
+        try:
+            return any(waiter.ripe(now) for waiter in self.waiters.values()) or (
+                bool(self.waiters) and (self._memo.outdated(self._db) or self._look_due())
+            )
+        except sqlite3.Error:
+            return True
+
+    def _look_due(self) -> bool:
+        """It is time to look again for processes that have died."""
+        return time.monotonic() - self._looked >= _LOOK_SECONDS
+
+    def _look(self) -> bool:
+        due = self._look_due()
+        if due:
+            self._looked = time.monotonic()
+        return due
+
+    def _turned_away(self, failure: StoreFailure) -> list[Answer]:
+        """Nobody waits any more."""
+        answers: list[Answer] = [(waiter.receipt, None, failure) for waiter in self.waiters.values()]
+        self.waiters = {}
+        return answers
 
     def close(self) -> None:
         """Let go of everything. What is open stays open for the next sweep; what is journalled stays journalled."""
         if self.spooled:
             self.commit([])
+        failure = StoreFailure(f"the ledger {self.path} has been closed while this waited for others' holds")
+        resolve(self._gate, self._turned_away(failure))
         self._checkpointer.close()
         with self._truce:
             self.disconnect()
@@ -94,7 +133,7 @@ class Scribe:
 
     def disconnect(self) -> None:
         """Close the connection; the next batch opens another. For the writing thread, or during a truce."""
-        self._forget()
+        self._memo.forget()
         if self._connection is not None:
             try:
                 self._connection.close()
@@ -110,23 +149,7 @@ class Scribe:
 
     def ratios(self, key: ModelKey) -> Ratios:
         """From memory; any thread."""
-        factor = (self._factors or {}).get(key)
-        return Ratios() if factor is None else factor.ratios()
-
-    # Shelf: runs between transactions
-
-    def get(self, key: RunKey) -> Run | None:
-        run = self._runs.get(key)
-        if run is None:
-            found = self._db.execute(f"{sql.SELECT_RUNS} WHERE run_id = ? AND tenant = ?", (key[1], key[0])).fetchone()
-            if found is None:
-                return None
-            run = self._runs[key] = run_of(found)
-        return run
-
-    def tree(self, root: RunKey) -> Iterable[Run]:
-        query = f"{sql.SELECT_RUNS} WHERE tenant = ? AND root_run_id = ? AND parent_run_id IS NOT NULL"
-        return [run_of(found) for found in self._db.execute(query, root).fetchall()]
+        return self._memo.ratios(key)
 
     # One transaction
 
@@ -141,11 +164,27 @@ class Scribe:
         try:
             answers = self._written(jobs)
         except _POISON as fault:
-            return None if len(jobs) > 1 else [(job.receipt, None, self._refusal(job, fault)) for job in jobs]
+            if len(jobs) > 1:
+                return None
+            return self._apart(jobs, fault) if self.waiters else self._refusals(jobs, fault)
         except _DOWN as fault:
             return self._failed(jobs, fault)
         self._checkpointer.committed(len(jobs))
         return answers
+
+    def _apart(self, jobs: list[Job], fault: Exception) -> list[Answer]:
+        """It is the job that cannot be written, or one of those who wait: they are proven when they begin to wait (see
+        Draft), so this is a damaged file. The job by itself; without one nobody waits any longer."""
+        if not jobs:
+            return self._turned_away(StoreFailure(f"this cannot be written to the ledger: {fault}"))
+        waiters, self.waiters = self.waiters, {}
+        try:
+            return self._attempt(jobs) or []
+        finally:
+            self.waiters = {**waiters, **self.waiters}
+
+    def _refusals(self, jobs: list[Job], fault: Exception) -> list[Answer]:
+        return [(job.receipt, None, self._refusal(job, fault)) for job in jobs]
 
     def _written(self, jobs: list[Job]) -> list[Answer]:
         if self._turn is None:
@@ -163,39 +202,35 @@ class Scribe:
     def _transact(self, jobs: list[Job], *, careful: bool) -> list[Answer]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
-        draft = Draft(db, self, self._open, self.owners, self._owner_id, careful=careful)
+        draft: Draft | None = None
         try:
-            self._refresh()
-            answers = [draft.take(job) for job in jobs]
+            strange = self._memo.refresh(db)
+            draft = self._draft(careful=careful)
+            if strange:
+                self._memo.fetch(draft.counters(jobs))
+            answers = [answer for job in jobs if (answer := draft.take(job)) is not None]
+            draft.waiting.look(afresh=strange or self._look_due())
             draft.write()
             db.execute("COMMIT")
         except BaseException:
-            self._forget()
-            for dead in draft.dead:
+            self._memo.forget()
+            for dead in draft.dead if draft is not None else ():
                 dead.close()
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
         self._remember(draft)
-        return answers
+        return answers + draft.waiting.told
+
+    def _draft(self, *, careful: bool) -> Draft:
+        return Draft(
+            self._db, self._memo, self._open, self.waiters, self.owners, self._owner_id, self._clock(), self._look,
+            careful=careful,
+        )  # fmt: skip
 
     @property
     def _owner_id(self) -> str:
         return "" if self._owner is None else self._owner.id
-
-    def _refresh(self) -> None:
-        """What is remembered of runs and factors holds only while nobody else has written."""
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        if version != self._version or self._factors is None:
-            self._runs.clear()
-            columns = ", ".join(sql.FACTOR_COLUMNS)
-            found = self._db.execute(f"SELECT {columns} FROM factors").fetchall()
-            self._factors = {(row[0], row[1]): Factor(*row[2:]) for row in found}
-            self._version = version
-
-    def _forget(self) -> None:
-        self._runs.clear()
-        self._version = -1
 
     def _remember(self, draft: Draft) -> None:
         """The transaction is committed: what was remembered becomes what is."""
@@ -204,14 +239,9 @@ class Scribe:
             if row.entry.status != "open":
                 self._open.pop(key, None)
             elif row.number is not None:
-                self._open[key] = row
-        if len(self._runs) > _RUNS_KEPT:
-            self._runs.clear()
-        self._runs.update(changes.tally.forest.changed)
-        if changes.tally.factors:
-            known = self._factors or {}
-            gained = {key: known.get(key, Factor()).then(factor) for key, factor in changes.tally.factors.items()}
-            self._factors = {**known, **gained}
+                self._open[key] = msgspec.structs.replace(row, read=False) if row.read else row
+        self.waiters = draft.waiting.waiters
+        self._memo.remember(changes)
         self.ignored += changes.ignored
         for dead in draft.dead:
             dead.remove()
@@ -224,7 +254,7 @@ class Scribe:
         for start in range(0, len(jobs), 256):
             part = jobs[start : start + 256]
             try:
-                self._transact(part, careful=True)
+                resolve(self._gate, self._transact(part, careful=True))
             except _POISON:
                 for job in part:
                     self._replay_one(job)
@@ -235,7 +265,7 @@ class Scribe:
 
     def _replay_one(self, job: Job) -> None:
         try:
-            self._transact([job], careful=True)
+            resolve(self._gate, self._transact([job], careful=True))
         except _POISON as fault:
             log.error("%s: a journalled settlement cannot be written and falls: %s", self.path, fault)
 
@@ -256,7 +286,7 @@ class Scribe:
             else:
                 marks = isinstance(job, Errand) and job.work is None
                 answers.append((job.receipt, None, None if marks else failure))
-        return answers
+        return answers + self._turned_away(failure)
 
     def _journal(self, spooled: list[Spooled]) -> StoreFailure | None:
         """Keep settlements on disk; where even that fails, in memory, and say so."""

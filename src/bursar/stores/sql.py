@@ -3,25 +3,34 @@ has to win it back, so many rows go into one statement. And binding a None, a bo
 an int or a bytearray does (it looks for an adapter), so rows come dressed: rows.NULL, int and bytearray instead.
 """
 
+import functools
 import itertools
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from bursar.stores.counters import FIELDS
 from bursar.stores.rows import CHANGING, COLUMNS, NULL, OPENING
+from bursar.types import Claim
 
 CALL_COLUMNS = (*COLUMNS, "owner")
 ROLLUP_COLUMNS = ("bucket_start", "dim", "first_key", "second_key", "tenant", *FIELDS)
 RUN_COLUMNS = (
     "tenant", "run_id", "parent_run_id", "root_run_id", "agent_id", "session_id", "user_id", "user_tier",
     "first_at", "last_at", "calls", "rows", "input_tokens", "output_tokens", "cost_nanos", "unpriced",
-    "tree_rows", "tree_cost_nanos", "tree_unpriced",
+    "tree_rows", "tree_cost_nanos", "tree_unpriced", "final_request",
 )  # fmt: skip
 BIN_COLUMNS = ("bucket_start", "tenant", "agent", "bin", "runs", "cost_nanos", "unpriced")
 FACTOR_COLUMNS = (
     "provider", "model", "input_estimated", "input_reported", "output_estimated", "output_reported", "decay",
 )  # fmt: skip
+COUNTER_COLUMNS = (
+    "tenant", "scope", "key", "budget", "window_start", "window_end", "terms",
+    "settled_nanos", "settled_tokens", "held_nanos", "held_tokens", "rows", "touched_at",
+)  # fmt: skip
+SKETCH_COLUMNS = ("kind", "first_key", "second_key", "tenant", "bin", "count")
 KEY_COLUMNS = ("key_id", "name", "tenant", "role", "hash", "created_at", "trusted_claims", "revoked_at")
 
 
@@ -29,15 +38,38 @@ _NULLABLE = frozenset(
     ("run_id", "parent_run_id", "session_id", "user_id", "user_tier", "agent_id", "step", "key_id", "duration_ms",
      "first_byte_ms", "requested_model", "model", "tier", "http_status", "error", "input_tokens", "cached_tokens",
      "cache_write_tokens", "output_tokens", "reasoning_tokens", "usage", "service_tier", "cost_nanos", "saved_nanos",
-     "price_id", "hold_nanos", "input_estimate", "output_estimate", "validated", "response_id", "request", "response",
-     "revoked_at")
+     "price_id", "hold_nanos", "output_limit", "charges", "input_estimate", "output_estimate", "validated",
+     "response_id", "request", "response", "revoked_at", "final_request", "window_end")
 )  # fmt: skip
 
 
 SELECT_CALLS = f"SELECT {', '.join(COLUMNS)}, owner, id FROM calls"
 SELECT_RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+SELECT_COUNTERS = f"SELECT {', '.join(COUNTER_COLUMNS)} FROM counters"
+AT_COUNTER = "tenant = ? AND scope = ? AND key = ? AND budget = ? AND window_start = ?"
+FETCH_COUNTERS = (
+    f"SELECT {', '.join(f'counters.{name}' for name in COUNTER_COLUMNS)}"
+    " FROM json_each(?) AS wanted CROSS JOIN counters"
+    " ON tenant = json_extract(wanted.value, '$[0]') AND scope = json_extract(wanted.value, '$[1]')"
+    " AND counters.key = json_extract(wanted.value, '$[2]') AND budget = json_extract(wanted.value, '$[3]')"
+    " AND window_start = json_extract(wanted.value, '$[4]')"
+)
+"""The parameter: a JSON array of [tenant, scope, key, budget, window_start]."""
+SELECT_SKETCHES = f"SELECT {', '.join(SKETCH_COLUMNS)} FROM sketches"
 LEAN_FIELDS = ("calls", "attempts", "completed", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
 """The counters that a plain completed call moves; the rest of most gains is zero."""
+
+
+@functools.lru_cache(4096)
+def terms_text(claim: Claim) -> str:
+    """A claim as its counter keeps it."""
+    return msgspec.json.encode(claim).decode()
+
+
+@functools.lru_cache(4096)
+def terms(text: str) -> Claim:
+    """The claim that a counter keeps."""
+    return msgspec.json.decode(text, type=Claim)
 
 
 class Table:
@@ -112,6 +144,15 @@ OPEN_ROWS = _insert("calls", (*OPENING, "owner"))
 WHOLE_ROWS = _insert("calls", CALL_COLUMNS)
 CLOSE_OPEN_ROWS = _close("AND calls.status = 'open'")
 CLOSE_READ_ROWS = _close("")
+EXTEND_ROWS = Table(
+    "UPDATE calls SET charges = v.column2 FROM (VALUES", ("id", "charges"), ") AS v WHERE calls.id = v.column1"
+)
+PUT_COUNTERS = _insert(
+    "counters", COUNTER_COLUMNS, "tenant, scope, key, budget, window_start", _put(COUNTER_COLUMNS[5:])
+)
+ADD_SKETCHES = _insert(
+    "sketches", SKETCH_COLUMNS, "kind, first_key, second_key, tenant, bin", _add("sketches", SKETCH_COLUMNS[5:])
+)
 ADD_ROLLUPS = _rollups(FIELDS)
 ADD_LEAN_ROLLUPS = _rollups(LEAN_FIELDS)
 PUT_RUNS = _insert("runs", RUN_COLUMNS, "run_id, tenant", _put(RUN_COLUMNS[2:]))

@@ -3,7 +3,9 @@
 One thread a process writes, all that has gathered in one transaction, in its turn among the processes. A reserve is
 written at once, a settlement within ten milliseconds or as soon as somebody waits for it or reads. A row is durable
 against the death of the process once its receipt is resolved; a power cut may take the last moments before the log was
-synced, never the file. POSIX only: liveness and turns are kernel file locks.
+synced, never the file. POSIX only: turns and leases are kernel file locks. A hold's lease is the lock that its process
+has on a file of its own: renewed by living, gone with the process; nobody is refused for a hold before the dead have
+been looked for.
 """
 
 import asyncio
@@ -18,21 +20,36 @@ from pathlib import Path
 from typing import Any
 
 from bursar.stores import sql
-from bursar.stores.base import By, Filters, Finding, Key, Line, Metrics, Page, StoreFailure
-from bursar.stores.draft import Errand, Job, Reserving, Settling, Sweeping
+from bursar.stores.base import (
+    BudgetLine,
+    By,
+    Clock,
+    Counter,
+    Filters,
+    Finding,
+    Key,
+    Line,
+    Metrics,
+    Page,
+    StoreFailure,
+    Toucher,
+    system_clock,
+)
+from bursar.stores.draft import Errand, Extending, Job, Reserving, Settling, Sweeping
 from bursar.stores.forest import Run
 from bursar.stores.group import GroupCommit, When
 from bursar.stores.migrate import prepare
 from bursar.stores.reader import Reader, key_values
-from bursar.stores.receipt import Receipt, resolve
+from bursar.stores.receipt import Receipt, hand_over, resolve
 from bursar.stores.scribe import Scribe
 from bursar.stores.truce import Truce
-from bursar.types import Claim, Entry, Hold, Instant, Ratios, Refused
+from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
 
 log = logging.getLogger("bursar.stores")
 
 Connect = Callable[[Path], sqlite3.Connection]
 _ALL = Filters()
+_FREE = Ask()
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -50,9 +67,9 @@ def connect(path: Path) -> sqlite3.Connection:
 class _Room:
     """What belongs to one process: the writing thread, its scribe, the reading connections."""
 
-    def __init__(self, path: Path, connect: Connect) -> None:
+    def __init__(self, path: Path, connect: Connect, clock: Clock) -> None:
         self.gate, self.truce = threading.Lock(), Truce()
-        self.scribe = Scribe(path, connect, self.gate, self.truce)
+        self.scribe = Scribe(path, connect, self.gate, self.truce, clock)
         self.reader = Reader(path, connect, self.truce)
         self.group: GroupCommit[Job] = GroupCommit(
             self.scribe.commit, self.scribe.bury, self.scribe.retry_after, self.scribe.close
@@ -73,8 +90,8 @@ class _Room:
 class SqliteStore:
     """A store in one file, which is made, or brought up to date, where it has to be."""
 
-    def __init__(self, path: str | os.PathLike[str], connect: Connect = connect) -> None:
-        self.path, self._connect = Path(path).absolute(), connect
+    def __init__(self, path: str | os.PathLike[str], connect: Connect = connect, clock: Clock = system_clock) -> None:
+        self.path, self._connect, self._clock = Path(path).absolute(), connect, clock
         self._migrate()
         self._enter()
         if self._orphaned():
@@ -95,27 +112,46 @@ class SqliteStore:
             ) from fault
 
     def _enter(self) -> None:
-        self._room = _Room(self.path, self._connect)
+        self._room = _Room(self.path, self._connect, self._clock)
         self._finalizer = weakref.finalize(self, self._room.close)
 
-    def reserve(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Receipt[Hold | Refused]:
+    def reserve(self, entry: Entry, ask: Ask = _FREE) -> Receipt[Hold | Refused]:
         room = self._room
         receipt: Receipt[Hold | Refused] = Receipt(room.gate)
-        self._submit(room, Reserving(entry, claims, receipt), "now")
+        self._submit(room, Reserving(entry, ask, receipt), "now" if ask.free else "behind")
         return receipt
 
-    def reserve_async(self, entry: Entry, claims: tuple[Claim, ...] = ()) -> Awaitable[Hold | Refused]:
+    def reserve_async(self, entry: Entry, ask: Ask = _FREE) -> Awaitable[Hold | Refused]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Hold | Refused] = loop.create_future()
-        receipt = self.reserve(entry, claims)
-        receipt.add_done_callback(functools.partial(_hand_over, future), loop.call_soon_threadsafe)
+        receipt = self.reserve(entry, ask)
+        receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
         return future
+
+    def extend(self, hold: Hold, nanos: int, tokens: int) -> Receipt[None]:
+        room = self._room
+        receipt: Receipt[None] = Receipt(room.gate)
+        self._submit(room, Extending(hold, nanos, tokens, receipt), "now")
+        return receipt
 
     def settle(self, hold: Hold, entry: Entry) -> Receipt[None]:
         room = self._room
         receipt: Receipt[None] = Receipt(room.gate, room.group.hurry)
         self._submit(room, Settling(hold, entry, receipt), "soon")
+        if room.scribe.waiters:
+            room.group.hurry()
         return receipt
+
+    def balances(self, claims: tuple[Claim, ...]) -> list[Counter]:
+        return self._behind().balances(claims, self._clock())
+
+    def budgets(
+        self, tenant: str | None = None, budget: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[BudgetLine]:
+        return self._behind().budgets(tenant, budget, limit, cursor, self._clock())
+
+    def touchers(self, line: BudgetLine, limit: int = 10) -> list[Toucher]:
+        return self._behind().touchers(line, limit)
 
     def ratios(self, provider: str, model: str) -> Ratios:
         return self._room.scribe.ratios((provider, model))
@@ -224,17 +260,6 @@ class SqliteStore:
         if self._finalizer.detach() is not None:
             self._room.scribe.disown()
             self._enter()
-
-
-def _hand_over(future: "asyncio.Future[Any]", receipt: Receipt[Any]) -> None:
-    """Into the loop's own future; a waiter that was cancelled hears nothing."""
-    if future.done():
-        return
-    fault = receipt.exception()
-    if fault is not None:
-        future.set_exception(fault)
-    else:
-        future.set_result(receipt.result())
 
 
 # A fork is the process's own affair, so is the list of whom it concerns.

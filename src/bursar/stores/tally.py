@@ -12,6 +12,7 @@ import msgspec
 
 from bursar.stores.counters import Cell, Vector, cells, negative, vector
 from bursar.stores.forest import Forest, Shelf
+from bursar.stores.sketch import SketchKey, input_bin, input_key, output_bin, output_key
 from bursar.types import Entry, Ratios
 
 ModelKey: TypeAlias = tuple[str, str]
@@ -30,10 +31,11 @@ class Factor(msgspec.Struct, frozen=True):
     output_reported: float = 0.0
     decay: float = 1.0
 
-    def ratios(self) -> Ratios:
+    def ratios(self, input_high: float | None = None) -> Ratios:
         return Ratios(
             input=self.input_reported / self.input_estimated if self.input_estimated > 0 else 1.0,
             output=self.output_reported / self.output_estimated if self.output_estimated > 0 else 1.0,
+            input_high=input_high,
         )
 
     def then(self, later: "Factor") -> "Factor":
@@ -69,11 +71,12 @@ def evidence(entry: Entry) -> Factor | None:
 class Tally:
     """The changes of one transaction."""
 
-    __slots__ = ("_found", "factors", "forest")
+    __slots__ = ("_found", "factors", "forest", "sketches")
 
     def __init__(self, shelf: Shelf) -> None:
         self.forest = Forest(shelf)
         self.factors: dict[ModelKey, Factor] = {}
+        self.sketches: dict[SketchKey, dict[int, int]] = {}
         self._found: defaultdict[Cell, list[Vector]] = defaultdict(list)
 
     def open(self, entry: Entry) -> None:
@@ -88,6 +91,11 @@ class Tally:
         if lesson is not None and sent_model is not None:
             key = (entry.provider, sent_model)
             self.factors[key] = self.factors.get(key, Factor()).then(lesson)
+            if lesson.input_estimated > 0:
+                self._sketch(input_key(*key), input_bin(lesson.input_estimated, lesson.input_reported))
+        output = output_bin(entry)
+        if output is not None:
+            self._sketch(output_key(entry), output)
 
     def take_back(self, entry: Entry) -> None:
         """A row that had been booked is about to be corrected."""
@@ -97,6 +105,10 @@ class Tally:
     def rollups(self) -> dict[Cell, Vector]:
         """What every rollup gains."""
         return {cell: found[0] if len(found) == 1 else _sum(found) for cell, found in self._found.items()}
+
+    def _sketch(self, key: SketchKey, at: int) -> None:
+        bins = self.sketches.setdefault(key, {})
+        bins[at] = bins.get(at, 0) + 1
 
     def _count(self, entry: Entry, numbers: Vector) -> None:
         found = self._found

@@ -1,17 +1,21 @@
-"""What opening, closing, expiring and correcting a row means for the books. Pure; both stores run on it.
+"""What granting, opening, closing, expiring and correcting a row means for the books. Pure; both stores run on it.
 
 Exactly once: a closed row stays closed, except that an expired one takes its late real outcome, which moves every sum
 by the difference. A live process's open row is its own to close.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bursar.stores.forest import Shelf
+from bursar.rules import book, grant
+from bursar.rules.grant import Counter, Grant
+from bursar.stores import forest
+from bursar.stores.balances import Balances, CounterShelf
 from bursar.stores.rows import RowKey, canonical, expired, labelled
 from bursar.stores.tally import Tally
-from bursar.types import Entry
+from bursar.types import Ask, Entry, Hold, Instant, Refused
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -24,35 +28,93 @@ class Row(msgspec.Struct, frozen=True):
     """It was read from the table in this very transaction; else it stands in the owner's memory as open."""
 
 
+class Shelf(forest.Shelf, CounterShelf, Protocol):
+    """What stands in the books between two transactions."""
+
+    def typical(self, entry: Entry) -> int | None:
+        """The p99.9 of this step's output in tokens; None: too few were seen."""
+
+
+class Weighing(NamedTuple):
+    """The counters that a reserve asks of, and what becomes of it."""
+
+    counters: list[Counter]
+    answer: Grant | Refused
+
+
 class Transaction:
     """Rows and sums as they will stand once it is committed."""
 
-    __slots__ = ("_find", "_gone", "_owner", "ignored", "rows", "tally")
+    __slots__ = ("_find", "_gone", "_owner", "_shelf", "balances", "extended", "ignored", "now", "rows", "tally")
 
     def __init__(
-        self, shelf: Shelf, find: Callable[[RowKey], Row | None], owner: str, gone: Callable[[str], bool]
+        self,
+        shelf: Shelf,
+        find: Callable[[RowKey], Row | None],
+        owner: str,
+        gone: Callable[[str], bool],
+        now: Instant,
     ) -> None:
         self.tally = Tally(shelf)
+        self.balances = Balances(shelf, self.tally.forest, now)
+        self.now = now
         self.rows: dict[RowKey, Row] = {}
+        self.extended: set[RowKey] = set()
+        """Rows whose charges have changed since they were opened."""
         self.ignored = 0
-        self._find, self._owner, self._gone = find, owner, gone
+        self._shelf, self._find, self._owner, self._gone = shelf, find, owner, gone
 
     def open(self, entry: Entry) -> None:
-        """Open a row. That its key is new is for the table to check."""
+        """Open a row that no limit stands over. That its key is new is for the table to check."""
+        self._open(msgspec.structs.replace(entry, charges=()) if entry.charges else entry, self._owner)
+
+    def weigh(self, entry: Entry, ask: Ask) -> Weighing:
+        """What would become of a reserve now."""
+        counters = self.balances.claimed(entry, ask)
+        return Weighing(counters, self.decided(entry, ask, counters))
+
+    def decided(self, entry: Entry, ask: Ask, counters: list[Counter]) -> Grant | Refused:
+        """The rules' word on these counters."""
+        final = ask.final and self.tally.forest.final_open(entry)
+        return grant.decide(ask, counters, self._shelf.typical(entry), final, self.now)
+
+    def grant(self, entry: Entry, counters: list[Counter], granted: Grant, owner: str | None = None) -> Hold:
+        """Open a row with all that it was granted, for this owner; None: the transaction's own."""
+        hold = granted.hold(entry.request_id, entry.attempt)
+        entry = book.granted(msgspec.structs.replace(entry, charges=()) if entry.charges else entry, hold)
+        self._open(entry, owner or self._owner)
+        self.balances.hold(counters, hold.charges)
+        if hold.from_reserve:
+            self.tally.forest.take_final(entry)
+        return hold
+
+    def _open(self, entry: Entry, owner: str) -> None:
         entry = canonical(entry)
-        self.rows[entry.request_id, entry.attempt] = Row(entry, self._owner)
+        self.rows[entry.request_id, entry.attempt] = Row(entry, owner)
         self.tally.open(entry)
 
     def holds(self, key: RowKey) -> bool:
         """This transaction has touched the row."""
         return key in self.rows
 
+    def knows(self, key: RowKey) -> bool:
+        """The ledger has such a row."""
+        return key in self.rows or self._find(key) is not None
+
+    def extend(self, key: RowKey, nanos: int, tokens: int) -> None:
+        """Hold more of an open row's counters; of any other row there is nothing to extend."""
+        row = self.rows.get(key) or self._find(key)
+        if row is not None and row.entry.status == "open" and row.owner == self._owner and row.entry.charges:
+            charges = self.balances.extend(row.entry.charges, nanos, tokens)
+            self.rows[key] = msgspec.structs.replace(row, entry=msgspec.structs.replace(row.entry, charges=charges))
+            self.extended.add(key)
+
     def settle(self, key: RowKey, entry: Entry) -> None:
         """Close a row, or correct it, or let the settlement fall (counted in `ignored`)."""
         row = self.rows.get(key) or self._find(key)
         if row is None:
             if entry.status in ("hit", "refused"):
-                entry = canonical(entry)
+                entry = canonical(msgspec.structs.replace(entry, charges=()) if entry.charges else entry)
                 self.rows[key] = Row(entry, self._owner)
                 self.tally.close(entry, entry.model)
             else:
@@ -72,6 +134,8 @@ class Transaction:
     def _close(self, key: RowKey, row: Row, entry: Entry) -> None:
         self.rows[key] = msgspec.structs.replace(row, entry=entry)
         self.tally.close(entry, row.entry.model)
+        self.tally.forest.free_final(entry)
+        self.balances.settle(row.entry, entry)
 
     def _closable(self, row: Row) -> bool:
         if row.entry.status == "expired":

@@ -10,9 +10,12 @@ from typing import Any
 
 import msgspec
 
-from bursar.types import Api, Block, Family, Headers, Reading, Terms, View
+from bursar.types import Api, Block, Family, Headers, Instant, Reading, Terms, View
 from bursar.wire import peek, splice
+from bursar.wire.finish import JSON, SSE, Finish, event
 from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
+from bursar.wire.patch import Patching, lowered
+from bursar.wire.splice import Edits
 from bursar.wire.usage import UsageFacts
 
 _peek = peek.Peek("messages")
@@ -35,7 +38,15 @@ _APART = frozenset(
 _INLINE = frozenset({"text", "thinking", "redacted_thinking", "tool_use", "tool_result"})
 _SERVER_TOOL = re.compile(r"(?!custom$|bash_|text_editor_|memory_|computer_|browser_)")
 _MARK = re.compile(rb'"cache_control"\s*+:\s*+(\{[^{}]*\})')
+_SHAPING = frozenset({"tool_choice", "output_format", "output_config"})
 _NULL = msgspec.Raw(b"null")
+
+_FREE = {
+    "input_tokens": 0,
+    "cache_creation_input_tokens": 0,
+    "cache_read_input_tokens": 0,
+    "output_tokens": 0,
+}
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -185,7 +196,7 @@ class MessagesTally(Tally):
         )
 
 
-class Messages:
+class Messages(Patching):
     """POST /v1/messages"""
 
     api: Api = "messages"
@@ -206,6 +217,8 @@ class Messages:
             claims=tuple(peek.claims(found)),
             opaque_input=_opaque(seen),
             cache_ttl=_cache_ttl(body) if seen.marked else None,
+            output_floor=1 + _budget(found) if "thinking" in found else 1,
+            prose=_SHAPING.isdisjoint(found) or _prose(found),
         )
 
     def path(self, path: str, *, model: str | None) -> str:
@@ -213,10 +226,33 @@ class Messages:
         del model
         return path
 
-    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
-        """The body with that model; the same object where nothing changes."""
-        del add_usage
-        return splice.set_model(body, model)
+    def _limited(self, found: peek.Members, limit: int) -> Edits:
+        return lowered(found, limit, "max_tokens")
+
+    def _tools_off(self, found: peek.Members) -> Edits:
+        """Whole: a tool_choice of that type takes no other member."""
+        return {"tool_choice": b'{"type":"none"}'} if peek.listed(found.get("tools")) else {}
+
+    def _noted(self, found: peek.Members, note: str) -> Edits:
+        """One more text block of the last message, behind its cache marks; no system message, which few models take.
+
+        Not where the note would become the cached end (automatic cache_control), where the answer goes on from an
+        assistant's message, or where older models drop their thinking for a text beside tool results.
+        """
+        messages = peek.listed(found.get("messages"))
+        last = bytes(messages[-1]) if messages else b""
+        message = peek.members(last) or {}
+        if peek.first(found, "cache_control") is not None or peek.text(message.get("role")) not in ("user", "system"):
+            return {}
+        content, block = message.get("content"), msgspec.json.encode({"type": "text", "text": note})
+        if peek.text(content) is not None:
+            array = b'[{"type":"text","text":' + bytes(message["content"]) + b"}]"
+        elif not peek.listed(content) or (_budget(found) and "tool_result" in peek.tool_types(content)):
+            return {}
+        else:
+            array = bytes(message["content"])
+        noted = splice.set_members(last, {"content": splice.append(array, block)}, message)
+        return {"messages": splice.set_last(bytes(found["messages"]), last, noted)}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -224,6 +260,25 @@ class Messages:
 
     def read(self, body: bytes, view: View, headers: Headers) -> Reading:
         return read_whole(MessagesTally(view, headers), body)
+
+    def finish(self, text: str, view: View, *, model: str, request_id: str, at: Instant) -> Finish:
+        del at
+        block = {"type": "text", "text": text}
+        message: dict[str, Any] = {
+            "id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model, "content": [],
+            "stop_reason": None, "stop_sequence": None, "usage": _FREE,
+        }  # fmt: skip
+        if not view.stream:
+            return Finish(JSON, msgspec.json.encode(message | {"content": [block], "stop_reason": "max_tokens"}))
+        events: tuple[dict[str, Any], ...] = (
+            {"type": "message_start", "message": message},
+            {"type": "content_block_start", "index": 0, "content_block": block | {"text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None}, "usage": _FREE},
+            {"type": "message_stop"},
+        )
+        return Finish(SSE, b"".join(event(data, name=data["type"]) for data in events))
 
     def error(self, status: int, kind: str, message: str, code: str | None = None) -> bytes:
         """The error object; its type follows from the status, as SDKs expect, where Anthropic names one for it."""
@@ -238,6 +293,19 @@ class Messages:
         name = kind if kind in ERROR_TYPES.values() else "api_error"
         error = {"type": "error", "error": {"type": name, "message": message}}
         return b"event: error\ndata: " + msgspec.json.encode(error) + b"\n\n"
+
+
+def _budget(found: peek.Members) -> int:
+    """What thinking may take at the most, in tokens; max_tokens has to be more. 0: no budget is set."""
+    thinking = peek.members(found.get("thinking")) or {}
+    return (peek.count(thinking.get("budget_tokens")) or 0) if peek.text(thinking.get("type")) == "enabled" else 0
+
+
+def _prose(found: peek.Members) -> bool:
+    choice = peek.members(found.get("tool_choice")) or {}
+    config = peek.members(found.get("output_config")) or {}
+    structured = peek.first(found, "output_format") or peek.first(config, "format")
+    return structured is None and peek.text(choice.get("type")) not in ("any", "tool")
 
 
 def _asked(found: peek.Members) -> Terms:

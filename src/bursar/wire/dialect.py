@@ -4,9 +4,10 @@ import functools
 import re
 from typing import Protocol
 
-from bursar.types import Api, Family, Headers, Reading, View
+from bursar.types import Api, Family, Headers, Instant, Reading, View
 from bursar.wire import gemini
 from bursar.wire.anthropic import Messages
+from bursar.wire.finish import Finish as Finish
 from bursar.wire.openai_chat import Chat
 from bursar.wire.openai_embeddings import Embeddings
 from bursar.wire.openai_responses import Responses
@@ -51,8 +52,21 @@ class Dialect(Protocol):
         """What a request says, its bulk unread; a body that is no JSON object gives readable=False."""
         ...
 
-    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
-        """The body with these edits spliced in and every other byte as it was; the same object where none is needed."""
+    def patch(
+        self,
+        body: bytes,
+        *,
+        model: str | None = None,
+        add_usage: bool = False,
+        output_limit: int | None = None,
+        tools_off: bool = False,
+        note: str | None = None,
+    ) -> bytes:
+        """The body with these edits spliced in and every other byte as it was; the same object where none is needed.
+
+        output_limit: tokens per choice; only ever lowers what the caller stated. tools_off: no tool may be called, the
+        tools stay. note: a system note for the end of the prompt, left out where it would move a cached prefix.
+        """
         ...
 
     def path(self, path: str, *, model: str | None) -> str:
@@ -65,6 +79,13 @@ class Dialect(Protocol):
 
     def read(self, body: bytes, view: View, headers: Headers) -> Reading:
         """A whole answer (2xx) with these headers."""
+        ...
+
+    def finish(self, text: str, view: View, *, model: str, request_id: str, at: Instant) -> Finish:
+        """A partial answer of ours in place of a provider's: cut by the output limit, usage 0, streamed if asked.
+
+        Only where View.prose; ValueError from a dialect in which no text is an answer (embeddings, other).
+        """
         ...
 
     def error(self, status: int, kind: str, message: str, code: str | None = None) -> bytes:

@@ -12,9 +12,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from bursar.types import Api, Block, Family, Headers, Reading, Terms, View
-from bursar.wire import peek
+from bursar.types import Api, Block, Family, Headers, Instant, Reading, Terms, View
+from bursar.wire import peek, splice
+from bursar.wire.finish import JSON, SSE, Finish, event
 from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
+from bursar.wire.patch import Patching, inside, lowered
+from bursar.wire.splice import Edits
 from bursar.wire.sse import Elements, Events
 from bursar.wire.usage import UsageFacts
 
@@ -23,6 +26,21 @@ PATH = re.compile(r"(/|\A)(?P<model>[^/:?]+):(?P<verb>generateContent|streamGene
 _peek = peek.Peek("contents")
 _SYSTEM = ("systemInstruction", "system_instruction")
 _CONFIG = ("generationConfig", "generation_config")
+_LIMIT = ("maxOutputTokens", "max_output_tokens")
+_THINKING = ("thinkingConfig", "thinking_config")
+_TOOL_CONFIG = ("toolConfig", "tool_config")
+_CALLING = ("functionCallingConfig", "function_calling_config")
+_FUNCTIONS = ("allowedFunctionNames", "allowed_function_names")
+_SCHEMAS = (
+    "responseSchema", "response_schema", "responseJsonSchema", "response_json_schema", "responseFormat",
+    "response_format",
+)  # fmt: skip
+_MIME = ("responseMimeType", "response_mime_type")
+_SPOKEN = ("responseModalities", "response_modalities")
+_FORCING = frozenset(_TOOL_CONFIG)
+_SHAPING = frozenset({*_SCHEMAS, *_MIME, *_SPOKEN})
+_ANSWERED = frozenset({"functionResponse", "function_response"})
+_WORDS = msgspec.json.Decoder(list[str])
 _CACHED = ("cachedContent", "cached_content")
 _TIER = ("serviceTier", "service_tier")
 _APART = frozenset({"contents", "tools", "model", "labels", "store", *_SYSTEM, *_TIER})
@@ -189,11 +207,12 @@ class GeminiCutter:
         return self._cutter.data(event) if self._cutter else None
 
 
-class Gemini:
+class Gemini(Patching):
     """POST .../models/{model}:generateContent and :streamGenerateContent"""
 
     api: Api = "gemini"
     family: Family = "gemini"
+    names_model = False
 
     def view(self, body: bytes, path: str, headers: Headers) -> View:
         del headers
@@ -209,11 +228,13 @@ class Gemini:
         return View(
             model=model,
             stream=stream,
-            max_output_tokens=peek.count(peek.first(config, "maxOutputTokens", "max_output_tokens")),
+            max_output_tokens=peek.count(peek.first(config, *_LIMIT)),
             choices=peek.count(peek.first(config, "candidateCount", "candidate_count")) or 1,
             terms=Terms(service_tier=None if tier in _STANDARD else tier),
             blocks=tuple(_blocks(seen)),
             opaque_input=_opaque(seen),
+            output_floor=1 + _budget(config),
+            prose=(_FORCING.isdisjoint(found) and _SHAPING.isdisjoint(config)) or _prose(found, config),
         )
 
     def path(self, path: str, *, model: str | None) -> str:
@@ -223,10 +244,34 @@ class Gemini:
             return path
         return path[: match.start("model")] + model.removeprefix("models/") + path[match.end("model") :]
 
-    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
-        """The body as it is: the model stands in the path and usage always comes."""
-        del model, add_usage
-        return body
+    def _limited(self, found: peek.Members, limit: int) -> Edits:
+        key = _spelt(found, _CONFIG)
+        config = peek.members(found.get(key)) or {}
+        names = _LIMIT if key == _CONFIG[0] else _LIMIT[::-1]
+        return inside(found, key, lowered(config, limit, *names))
+
+    def _tools_off(self, found: peek.Members) -> Edits:
+        """Where functions are declared. Names of allowed functions go: they may not stand beside that mode."""
+        if not peek.tool_names(found.get("tools")) & _CLIENT_TOOLS:
+            return {}
+        key = _spelt(found, _TOOL_CONFIG)
+        config = peek.members(found.get(key)) or {}
+        name = _spelt(config, _CALLING if key == _TOOL_CONFIG[0] else _CALLING[::-1])
+        kept = {k: v for k, v in (peek.members(config.get(name)) or {}).items() if k not in ("mode", *_FUNCTIONS)}
+        return inside(found, key, {name: msgspec.json.encode({"mode": "NONE", **kept})})
+
+    def _noted(self, found: peek.Members, note: str) -> Edits:
+        """One more part of what the user said last, or a content of its own behind the answers of functions."""
+        contents = peek.listed(found.get("contents"))
+        last = bytes(contents[-1]) if contents else b""
+        content = peek.members(last) or {}
+        if peek.text(content.get("role")) not in (None, "user", "function") or not peek.listed(content.get("parts")):
+            return {}
+        array, part = bytes(found["contents"]), msgspec.json.encode({"text": note})
+        if peek.tool_names(content["parts"]) & _ANSWERED:
+            return {"contents": splice.append(array, b'{"role":"user","parts":[' + part + b"]}")}
+        noted = splice.set_members(last, {"parts": splice.append(bytes(content["parts"]), part)}, content)
+        return {"contents": splice.set_last(array, last, noted)}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -234,6 +279,17 @@ class Gemini:
 
     def read(self, body: bytes, view: View, headers: Headers) -> Reading:
         return read_whole(GeminiTally(view, headers), body)
+
+    def finish(self, text: str, view: View, *, model: str, request_id: str, at: Instant) -> Finish:
+        del at
+        content = {"parts": [{"text": text}], "role": "model"}
+        answer = {
+            "candidates": [{"content": content, "finishReason": "MAX_TOKENS", "index": n} for n in range(view.choices)],
+            "usageMetadata": {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0},
+            "modelVersion": model,
+            "responseId": request_id,
+        }
+        return Finish(SSE, event(answer)) if view.stream else Finish(JSON, msgspec.json.encode(answer))
 
     def error(self, status: int, kind: str, message: str, code: str | None = None) -> bytes:
         """google.rpc.Status; what it is beyond the status goes into an ErrorInfo."""
@@ -245,6 +301,29 @@ class Gemini:
     def error_event(self, message: str, kind: str) -> bytes:
         """An error object in place of a chunk, which the SDK raises."""
         return b"data: " + self.error(500, kind, message) + b"\n\n"
+
+
+def _spelt(found: peek.Members, names: tuple[str, ...]) -> str:
+    """The spelling that the caller used, the first one where he used none."""
+    return next((name for name in names if peek.first(found, name) is not None), names[0])
+
+
+def _budget(config: peek.Members) -> int:
+    """What thinking may take at the most, in tokens; 0: nothing, or not said (-1: the model decides)."""
+    thinking = peek.members(peek.first(config, *_THINKING))
+    return 0 if thinking is None else peek.count(peek.first(thinking, "thinkingBudget", "thinking_budget")) or 0
+
+
+def _prose(found: peek.Members, config: peek.Members) -> bool:
+    mime = peek.text(peek.first(config, *_MIME))
+    spoken = peek.read(_WORDS, peek.first(config, *_SPOKEN))
+    calling = peek.members(peek.first(peek.members(peek.first(found, *_TOOL_CONFIG)) or {}, *_CALLING)) or {}
+    return (
+        mime in (None, "text/plain")
+        and peek.first(config, *_SCHEMAS) is None
+        and not (spoken and "TEXT" not in (word.upper() for word in spoken))
+        and peek.text(calling.get("mode")) != "ANY"
+    )
 
 
 def _blocks(seen: peek.Seen) -> Iterator[Block]:

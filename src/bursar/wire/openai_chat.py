@@ -10,18 +10,31 @@ from typing import Any
 
 import msgspec
 
-from bursar.types import Api, Block, Headers, Reading, View
+from bursar.types import Api, Block, Headers, Instant, Reading, View
 from bursar.wire import openai_base, peek, splice
+from bursar.wire.finish import JSON, SSE, Finish, event
 from bursar.wire.meter import HidingMeter, PlainMeter, Tally, fault, read_whole
+from bursar.wire.patch import inside, lowered
+from bursar.wire.splice import Edits
 
-_TRUE = b"true"
-_ASK = b'{"include_usage":true}'
+_SHAPING = frozenset({"response_format", "tool_choice", "function_call", "modalities"})
+_WORDS = msgspec.json.Decoder(list[str])
 
 _peek = peek.Peek("messages")
 _APART = openai_base.APART | {"messages", "tools", "functions", "response_format"}
 _INLINE = frozenset({"text", "refusal"})
 
 _NO_USAGE = len(b"null")
+
+_FREE = {
+    "usage": {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "total_tokens": 0,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+}
 
 _VISIBLE = re.compile(rb'"choices"\s*+:\s*+\[\s*+[^\s\]]|\A(?:data: ?+[^ {]|[^a-z])')
 """An event that begins so has choices, or is [DONE], or is no event but plain JSON."""
@@ -150,12 +163,14 @@ class Chat(openai_base.OpenAIDialect):
         if seen is None:
             return View(model=openai_base.deployment(path), readable=False)
         found = seen.members
-        limit = peek.count(found.get("max_completion_tokens"))
+        limit, older = peek.count(found.get("max_completion_tokens")), peek.count(found.get("max_tokens"))
+        if older is not None:  # whichever of the two the provider goes by, no more can come
+            limit = max(limit or 0, older)
         options = peek.members(found.get("stream_options")) or {}
         return View(
             model=openai_base.deployment(path) or peek.text(found.get("model")),
             stream=peek.flag(found.get("stream")),
-            max_output_tokens=limit if limit is not None else peek.count(found.get("max_tokens")),
+            max_output_tokens=limit,
             choices=peek.count(found.get("n")) or 1,
             wants_usage=peek.flag(options.get("include_usage")),
             terms=openai_base.asked(found),
@@ -163,12 +178,26 @@ class Chat(openai_base.OpenAIDialect):
             claims=tuple(peek.claims(found)),
             opaque_input=_opaque(seen),
             cache_ttl=openai_base.cache_ttl(found),
+            prose=_SHAPING.isdisjoint(found) or _prose(found),
         )
 
-    def patch(self, body: bytes, *, model: str | None = None, add_usage: bool = False) -> bytes:
-        """The body with that model and asking for the usage chunk; the same object where nothing changes."""
-        body = splice.set_model(body, model)
-        return _asking(body) if add_usage else body
+    def _asking(self, found: peek.Members) -> Edits:
+        return inside(found, "stream_options", {"include_usage": b"true"})
+
+    def _limited(self, found: peek.Members, limit: int) -> Edits:
+        """By the name that the caller used: reasoning models refuse max_tokens, and OpenAI takes not both."""
+        return lowered(found, limit, "max_completion_tokens", "max_tokens")
+
+    def _tools_off(self, found: peek.Members) -> Edits:
+        older: Edits = {"function_call": b'"none"'} if peek.listed(found.get("functions")) else {}
+        return openai_base.tools_off(found) | older
+
+    def _noted(self, found: peek.Members, note: str) -> Edits:
+        """One more message. A system message is nothing that an implicit cache breakpoint is put on."""
+        messages = peek.listed(found.get("messages"))
+        if not messages:
+            return {}
+        return {"messages": splice.append(bytes(found["messages"]), openai_base.note_item(messages, note))}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter | HidingMeter:
         tally = ChatTally(view, headers)
@@ -177,17 +206,41 @@ class Chat(openai_base.OpenAIDialect):
     def read(self, body: bytes, view: View, headers: Headers) -> Reading:
         return read_whole(ChatTally(view, headers), body)
 
+    def finish(self, text: str, view: View, *, model: str, request_id: str, at: Instant) -> Finish:
+        frame = {"id": f"chatcmpl-{request_id}", "created": at // 1_000_000, "model": model}
+        if view.stream:
+            return Finish(SSE, b"".join(_chunks(frame, text, view)))
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        choices = [
+            {"index": n, "message": message, "logprobs": None, "finish_reason": "length"} for n in range(view.choices)
+        ]
+        return Finish(JSON, msgspec.json.encode({**frame, "object": "chat.completion", "choices": choices} | _FREE))
 
-def _asking(body: bytes) -> bytes:
-    found = peek.members(body)
-    if found is None:
-        return body
-    options = peek.first(found, "stream_options")
-    if options is None:
-        return splice.set_member(body, "stream_options", _ASK, found)
-    if peek.members(options) is None:
-        return body  # no object: the provider will refuse it, in its own words
-    return splice.set_member(body, "stream_options", splice.set_member(bytes(options), "include_usage", _TRUE), found)
+
+def _chunks(frame: dict[str, Any], text: str, view: View) -> Iterator[bytes]:
+    """The stream of an answer: role, text and end of every choice, the usage where it was asked for, [DONE]."""
+    frame = frame | {"object": "chat.completion.chunk"}
+    silent = {"usage": None} if view.wants_usage else {}
+    said: list[tuple[dict[str, Any], str | None]] = [
+        ({"role": "assistant", "content": "", "refusal": None}, None), ({"content": text}, None), ({}, "length"),
+    ]  # fmt: skip
+    for delta, reason in said:
+        for n in range(view.choices):
+            choice = {"index": n, "delta": delta, "logprobs": None, "finish_reason": reason}
+            yield event({**frame, "choices": [choice], **silent})
+    if view.wants_usage:
+        yield event({**frame, "choices": [], **_FREE})
+    yield b"data: [DONE]\n\n"
+
+
+def _prose(found: peek.Members) -> bool:
+    spoken = peek.read(_WORDS, found.get("modalities"))
+    return not (
+        openai_base.structured(found.get("response_format"))
+        or openai_base.forces_a_tool(found.get("tool_choice"))
+        or openai_base.forces_a_tool(found.get("function_call"))
+        or (spoken is not None and "text" not in spoken)
+    )
 
 
 def _blocks(seen: peek.Seen) -> Iterator[Block]:

@@ -49,13 +49,14 @@ class Embeddings(openai_base.OpenAIDialect):
         del headers
         seen = _peek(body)
         if seen is None:
-            return View(model=openai_base.deployment(path), readable=False)
+            return View(model=openai_base.deployment(path), readable=False, prose=False)
         found = seen.members
         return View(
             model=openai_base.deployment(path) or peek.text(found.get("model")),
             terms=openai_base.asked(found),
             blocks=(*seen.messages(), *peek.params(found, _APART)),
             claims=tuple(peek.claims(found)),
+            prose=False,
         )
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> NoMeter:

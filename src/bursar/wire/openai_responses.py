@@ -9,9 +9,12 @@ from typing import Any
 
 import msgspec
 
-from bursar.types import Api, Block, Headers, Reading, View
-from bursar.wire import openai_base, peek
+from bursar.types import Api, Block, Headers, Instant, Reading, View
+from bursar.wire import openai_base, peek, splice
+from bursar.wire.finish import JSON, SSE, Finish, event
 from bursar.wire.meter import PlainMeter, Tally, fault, read_whole
+from bursar.wire.patch import lowered
+from bursar.wire.splice import Edits
 from bursar.wire.usage import UsageFacts
 
 _peek = peek.Peek("input")
@@ -27,12 +30,23 @@ _INLINE = frozenset(
 )  # fmt: skip
 """Types of input items and of their parts that carry what they mean."""
 
+_SHAPING = frozenset({"text", "tool_choice"})
+_FLOOR = 16
+"""A smaller max_output_tokens is refused: "integer below minimum value. Expected a value >= 16"."""
+
 _CLIENT_TOOLS = frozenset({"function", "custom", "local_shell", "shell", "apply_patch", "namespace"})
 _STATE = ("previous_response_id", "conversation", "prompt")
 _OPENED = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDED = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _RUNNING = frozenset({"queued", "in_progress"})
 _NULL = msgspec.Raw(b"null")
+_FREE = {
+    "input_tokens": 0,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 0,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 0,
+}
 
 
 class _Action(msgspec.Struct):
@@ -204,7 +218,28 @@ class Responses(openai_base.OpenAIDialect):
             background=peek.flag(found.get("background")),
             opaque_input=_opaque(seen),
             cache_ttl=openai_base.cache_ttl(found),
+            output_floor=_FLOOR,
+            prose=_SHAPING.isdisjoint(found) or _prose(found),
         )
+
+    def _limited(self, found: peek.Members, limit: int) -> Edits:
+        return lowered(found, limit, "max_output_tokens")
+
+    def _tools_off(self, found: peek.Members) -> Edits:
+        return openai_base.tools_off(found)
+
+    def _noted(self, found: peek.Members, note: str) -> Edits:
+        """One more input item; not into a conversation, which would keep it."""
+        given = found.get("input")
+        if peek.first(found, "conversation") is not None:
+            return {}
+        if peek.text(given) is not None:
+            array = b'[{"role":"user","content":' + bytes(found["input"]) + b"}]"
+        elif peek.listed(given):
+            array = bytes(found["input"])
+        else:
+            return {}
+        return {"input": splice.append(array, openai_base.note_item(peek.listed(given), note))}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -213,10 +248,70 @@ class Responses(openai_base.OpenAIDialect):
     def read(self, body: bytes, view: View, headers: Headers) -> Reading:
         return read_whole(ResponsesTally(view, headers), body)
 
+    def finish(self, text: str, view: View, *, model: str, request_id: str, at: Instant) -> Finish:
+        response = _unfinished(view, model, f"resp_{request_id}", at)
+        part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        item = {"id": f"msg_{request_id}", "type": "message", "role": "assistant", "content": [part]}
+        item["status"] = "incomplete"
+        reason = {"reason": "max_output_tokens"}
+        whole = {**response, "status": "incomplete", "incomplete_details": reason, "output": [item], "usage": _FREE}
+        if not view.stream:
+            return Finish(JSON, msgspec.json.encode(whole))
+        events = enumerate(_events(response, item, part, whole))
+        return Finish(SSE, b"".join(event({**data, "sequence_number": n}, name=data["type"]) for n, data in events))
+
     def error_event(self, message: str, kind: str) -> bytes:
         """The dialect's own "error" event. Which number it has in the sequence is not known: 0."""
         event = {"type": "error", "code": kind, "message": message, "param": None, "sequence_number": 0}
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _unfinished(view: View, model: str, response_id: str, at: Instant) -> dict[str, Any]:
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": at // 1_000_000,
+        "status": "in_progress",
+        "background": view.background,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": view.max_output_tokens,
+        "metadata": {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "temperature": None,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": None,
+    }
+
+
+def _events(
+    response: dict[str, Any], item: dict[str, Any], part: dict[str, Any], whole: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The stream of an answer of one message, in the provider's order."""
+    at: dict[str, Any] = {"output_index": 0}
+    inner = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    text = part["text"]
+    yield {"type": "response.created", "response": response}
+    yield {"type": "response.in_progress", "response": response}
+    yield {"type": "response.output_item.added", **at, "item": {**item, "status": "in_progress", "content": []}}
+    yield {"type": "response.content_part.added", **inner, "part": {**part, "text": ""}}
+    yield {"type": "response.output_text.delta", **inner, "delta": text, "logprobs": []}
+    yield {"type": "response.output_text.done", **inner, "text": text, "logprobs": []}
+    yield {"type": "response.content_part.done", **inner, "part": part}
+    yield {"type": "response.output_item.done", **at, "item": item}
+    yield {"type": "response.incomplete", "response": whole}
+
+
+def _prose(found: peek.Members) -> bool:
+    text = peek.members(found.get("text")) or {}
+    return not (openai_base.structured(text.get("format")) or openai_base.forces_a_tool(found.get("tool_choice")))
 
 
 def _blocks(seen: peek.Seen) -> Iterator[Block]:

@@ -18,6 +18,7 @@ Members: TypeAlias = dict[str, msgspec.Raw]
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 LARGEST_COUNT = 1 << 53
+_DIGITS = re.compile(r"[0-9]{1,16}")
 
 _NULL = msgspec.Raw(b"null")
 _EMPTY = msgspec.Raw(b"[]")
@@ -74,10 +75,12 @@ def flag(raw: Any) -> bool:
 
 
 def count(raw: Any) -> int | None:
-    """A count from 0 to 2**53, also where it is written 1e3 or 1000.0; else None."""
+    """A count from 0 to 2**53, also where it is written 1e3, 1000.0 or, as lenient readers allow, "1000"; else None."""
     if raw is None:
         return None
     found = read(_COUNT, raw)
+    if found is None and (digits := text(raw)) is not None and _DIGITS.fullmatch(digits):
+        found = int(digits)
     return int(found) if found is not None and 0 <= found <= LARGEST_COUNT and found == int(found) else None
 
 
@@ -226,6 +229,11 @@ def elsewhere(part: Part, inline: frozenset[str]) -> bool:
 
 def _any_elsewhere(parts: list[Part], inline: frozenset[str]) -> bool:
     return any(type(part.type) is not str or part.type not in inline or elsewhere(part, inline) for part in parts)
+
+
+def listed(raw: Any) -> list[msgspec.Raw]:
+    """An array's items; none where it is no array."""
+    return read(_ARRAY, raw) or []
 
 
 def tool_types(raw: Any) -> set[str | None]:

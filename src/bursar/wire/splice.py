@@ -5,39 +5,54 @@ Where a key stands twice, the last one counts, as with JSON parsers. A body that
 
 import re
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import msgspec
 
-from bursar.wire.peek import Members, members, text
+from bursar.wire.peek import Members, members
 
+Edits: TypeAlias = dict[str, bytes]
+"""Members of an object -> the JSON that each is to become."""
+
+_BLANK = b" \t\r\n"
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]} \t\r\n]+")
 _MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
-def set_member(body: bytes, key: str, value: bytes, found: Members | None = None) -> bytes:
-    """The object with that member's value replaced, or the member put first where there was none.
+def set_members(body: bytes, edits: Edits, found: Members | None = None) -> bytes:
+    """The object with these members' values replaced; those that it has not are put first, in their order.
 
     found: the body's members, where the caller has them already.
     """
     found = members(body) if found is None else found
     if found is None:
         return body
-    if key not in found:
-        return _insert(body, msgspec.json.encode(key) + b":" + value, empty=not found)
-    if bytes(found[key]) == value:
-        return body
-    start, end = _last(body, key, found)
-    return body[:start] + value + body[end:]
+    put_in: list[bytes] = []
+    standing: list[tuple[tuple[int, int], bytes]] = []
+    spans: dict[str, tuple[int, int]] = {}
+    for key, value in edits.items():
+        if key not in found:
+            put_in.append(msgspec.json.encode(key) + b":" + value)
+        elif bytes(found[key]) != value:
+            spans = spans or _spans(body, found)
+            standing.append((spans[key], value))
+    for (start, end), value in sorted(standing, reverse=True):
+        body = body[:start] + value + body[end:]
+    return _insert(body, b",".join(put_in), empty=not found) if put_in else body
 
 
-def set_model(body: bytes, model: str | None) -> bytes:
-    """The body with its model replaced by splice, unless it says the same already."""
-    found = members(body) if model is not None else None
-    if found is None or text(found.get("model")) == model:
-        return body
-    return set_member(body, "model", msgspec.json.encode(model), found)
+def append(array: bytes, item: bytes) -> bytes:
+    """The JSON array with one more item at its end."""
+    empty = not array[1:-1].strip(_BLANK)
+    return array[:-1] + (b"" if empty else b",") + item + b"]"
+
+
+def set_last(array: bytes, last: bytes, item: bytes) -> bytes:
+    """The JSON array with its last item, an object that is `last`, replaced."""
+    start = len(array[:-1].rstrip(_BLANK)) - len(last)
+    return array[:start] + item + array[start + len(last) :]
 
 
 def _insert(body: bytes, member: bytes, *, empty: bool) -> bytes:
@@ -45,14 +60,12 @@ def _insert(body: bytes, member: bytes, *, empty: bool) -> bytes:
     return body[:brace] + member + (b"" if empty else b",") + body[brace:]
 
 
-def _last(body: bytes, key: str, found: Members) -> tuple[int, int]:
-    """Where the value that counts stands: by the lengths already known, or where keys repeat by a slower walk."""
-    spans = _walk(body, iter(found.items()))
+def _spans(body: bytes, found: Members) -> dict[str, tuple[int, int]]:
+    """Where the values that count stand: by the lengths already known, or where keys repeat by a slower walk."""
     try:
-        known = dict(spans)
+        return dict(_walk(body, iter(found.items())))
     except LookupError:
-        known = dict(_walk(body, None))
-    return known[key]
+        return dict(_walk(body, None))
 
 
 def _walk(body: bytes, known: Iterator[tuple[str, msgspec.Raw]] | None) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -62,6 +62,7 @@ def app() -> App:
         for name, place, what, example in commands:
             group.command(f"{__name__}.{place}", name=name, help=what, help_epilogue=f"Example: {example}")
     told.command(keys)
+    told.command(f"{__name__}.budgets:app", name="budgets", help="Where the budgets stand; limits from recorded runs.")
     return told
 
 

@@ -76,10 +76,10 @@ def print_report(report: Report, out: Console) -> None:
 
 def _print(out: Console, table: Table, *spare: str) -> None:
     out.print()
-    _fitted(out, table, *spare)
+    fit(out, table, *spare)
 
 
-def _fitted(out: Console, table: Table, *spare: str) -> None:
+def fit(out: Console, table: Table, *spare: str) -> None:
     """A table, no wider than the terminal if labels can be shortened so far; `spare`: what goes first, in order."""
     for name in spare:
         if sum(_room(column, _SHORT) for column in table.columns) - _GAP > out.width:
@@ -112,9 +112,7 @@ def _period(report: Report) -> str:
 
 def _runs_table(report: Report) -> Table:
     metrics = report.metrics
-    table = _table(
-        "Cost per agent run", "agent", "runs", "mean", "p50", "p90", "p99", "total", "own input", "own output"
-    )
+    table = grid("Cost per agent run", "agent", "runs", "mean", "p50", "p90", "p99", "total", "own input", "own output")
     for costs in metrics.runs_by_agent:
         table.add_row(plain(costs.agent_id), *_costs(costs), *_own(report.agents.get(costs.agent_id, Counters())))
     if len(metrics.runs_by_agent) != 1:
@@ -138,7 +136,7 @@ def _lines_table(title: str, by: str, lines: Sequence[Line], total: Counters) ->
     """The first lines of many; columns of unknowns only where there are any."""
     shown = lines if by in ("day", "hour") else lines[:_MANY]
     unknowns = [name for name in ("unpriced", "estimated") if any(getattr(line.counts, name) for line in lines)]
-    table = _table(title, by, "calls", "input", "cached", "output", "cost", "of cost", *unknowns)
+    table = grid(title, by, "calls", "input", "cached", "output", "cost", "of cost", *unknowns)
     for line in shown:
         told = line.counts
         counts = (tokens(told, n) for n in (told.input_tokens, told.cached_tokens, told.output_tokens))
@@ -156,7 +154,7 @@ def _lines_table(title: str, by: str, lines: Sequence[Line], total: Counters) ->
 def print_runs(page: Page[Run], out: Console) -> None:
     """The list of runs, newest first: each run's own figures, and for a root what all that is nested in it cost."""
     columns = ("run", "agent", "user", "session", "started", "attempts", "input", "output", "cost", "with nested")
-    table = _table("", *columns, left=5)
+    table = grid("", *columns, left=5)
     for run in page.items:
         whole = _bound(run.tree_cost_nanos, run.tree_unpriced) if run.is_root else "nested"
         table.add_row(
@@ -170,7 +168,7 @@ def print_runs(page: Page[Run], out: Console) -> None:
             whole,
         )
     if page.items:
-        _fitted(out, table, "session", "started", "user", "input", "output")
+        fit(out, table, "session", "started", "user", "input", "output")
     else:
         out.print("No runs in this period.")
     if page.next_cursor is not None:
@@ -188,7 +186,7 @@ def print_run(run_id: str, total: Run | None, nodes: Sequence[Node], out: Consol
     told = "".join(f", {name} {plain(label)}" for name, label in labels if label is not None)
     out.print(Text(f"Run {plain(run_id)}{told}", "bold"))
     out.print(f"{when(began)}: {_plural(len(entries), 'attempt')}, {_tokens(whole)}, {cost(whole)}")
-    table = _table("", "call", "model", "why", "seconds", "took", "input", "cached", "output", "cost", "", left=3)
+    table = grid("", "call", "model", "why", "seconds", "took", "input", "cached", "output", "cost", "", left=3)
     for node in nodes:
         indent = "  " * min(node.depth - 1, _DEEPEST)
         if isinstance(node.item, Entry):
@@ -197,7 +195,7 @@ def print_run(run_id: str, total: Run | None, nodes: Sequence[Node], out: Consol
             name = f"{indent}└ {plain(node.item.agent_id)} ({plain(node.item.run_id)})"
             sums = (*_own_cached(node.item.counts), cost(node.item.counts), "in all")
             table.add_row(name, "", "", "", "", *sums, style="dim")
-    _fitted(out, table, "took", "why", "seconds")
+    fit(out, table, "took", "why", "seconds")
 
 
 def _own_cached(counts: Counters) -> tuple[str, ...]:
@@ -240,7 +238,7 @@ def _remark(entry: Entry) -> str:
 
 def print_keys(keys: Iterable[Key], out: Console) -> None:
     """Bursar keys, without their secrets."""
-    table = _table("", "key", "name", "tenant", "role", "trusted claims", "created", "revoked", left=7)
+    table = grid("", "key", "name", "tenant", "role", "trusted claims", "created", "revoked", left=7)
     for key in keys:
         revoked = "" if key.revoked_at is None else when(key.revoked_at)
         claims = ", ".join(sorted(key.trusted_claims)) or "none"
@@ -313,7 +311,8 @@ def _tokens(counts: Counters) -> str:
     return f"{read} tokens in ({cached} cached), {written} out"
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def grid(title: str, *columns: str, left: int = 1) -> Table:
+    """An empty table: so many columns of labels at the left, the others of numbers."""
     table = Table(
         title=title or None, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD,
         show_edge=False, pad_edge=False, collapse_padding=True,

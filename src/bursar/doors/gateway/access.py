@@ -18,7 +18,7 @@ from bursar.types import Headers
 
 REMEMBERED_SECONDS = 5.0
 _PORT = re.compile(r":\d*\Z")
-CLAIMS = frozenset(("user", "session", "run", "agent", "step", "user_tier"))
+CLAIMS = frozenset(("user", "session", "run", "agent", "step", "user_tier", "tags"))
 
 
 class KeyStore(Protocol):

@@ -20,7 +20,7 @@ from bursar.doors.gateway.access import Denied, Doorkeeper
 from bursar.doors.period import instant
 from bursar.insights import rows
 from bursar.policy import Policy
-from bursar.stores.base import Filters, Store, StoreFailure
+from bursar.stores.base import BudgetLine, Filters, Page, Store, StoreFailure
 
 PAGES = frozenset(("/", "/metrics"))
 _BY = ("agent", "step", "user", "session", "model", "tier", "provider", "api", "purpose", "day", "hour", "total")
@@ -47,6 +47,7 @@ def create(store: Store, policy: Policy, doorkeeper: Doorkeeper) -> Starlette:
         Route("/bursar/v1/calls/{request_id:path}", _guarded(doorkeeper, desk.call)),
         Route("/bursar/v1/runs", _guarded(doorkeeper, desk.runs)),
         Route("/bursar/v1/runs/{run_id:path}", _guarded(doorkeeper, desk.run)),
+        Route("/bursar/v1/budgets", _guarded(doorkeeper, desk.budgets)),
         Route("/bursar/v1/keys", _guarded(doorkeeper, desk.keys)),
         Route("/metrics", _guarded(doorkeeper, desk.metrics)),
         Route("/", _guarded(doorkeeper, desk.front)),
@@ -141,6 +142,17 @@ class _Desk:
             "calls": [rows.call(entry) for entry in entries],
         }
 
+    def budgets(self, request: Request) -> dict[str, Any]:
+        """Counters of the windows that are running; touchers=1: with whose rows each was charged."""
+        query = request.query_params
+        asked = query.get("touchers", "0")
+        if asked not in ("0", "1"):
+            raise BadQuery(f"touchers: expected 0 or 1, got {asked!r:.80}")
+        limit = _limit(query)
+        page = _told(lambda: self._store.budgets(query.get("tenant"), query.get("budget"), limit, query.get("cursor")))
+        items = [rows.budget(one, self._store.touchers(one) if asked == "1" else None) for one in page.items]
+        return {"items": items, "next_cursor": page.next_cursor}
+
     def keys(self, request: Request) -> dict[str, Any]:
         del request
         return {"items": [rows.key(item) for item in self._store.list_keys()], "next_cursor": None}
@@ -163,7 +175,33 @@ class _Desk:
         for name, helped, field in told:
             text += [f"# HELP {name} {helped}", f"# TYPE {name} counter"]
             text += [f'{name}{{model="{_label(item.key)}"}} {getattr(item.counts, field)}' for item in lines]
+        text += self._budget_metrics()
         return PlainTextResponse("\n".join(text) + "\n", media_type="text/plain; version=0.0.4")
+
+    def _budget_metrics(self) -> list[str]:
+        """Sums over whoever a budget is counted for: no user or session is ever a label."""
+        sums: dict[tuple[str, str], list[int]] = {}
+        page: Page[BudgetLine] | None = None
+        while page is None or page.next_cursor is not None:
+            page = self._store.budgets(None, None, _MOST, page.next_cursor if page is not None else None)
+            for line in page.items:
+                claim, stands = line.counter.claim, line.counter.balance
+                name = "(run)" if claim.budget.startswith("run:") else claim.budget
+                held = (stands.settled_nanos, stands.held_nanos, stands.settled_tokens, stands.held_tokens)
+                before = sums.get((name, claim.scope), [0, 0, 0, 0])
+                sums[name, claim.scope] = [a + b for a, b in zip(before, held, strict=True)]
+        told = ("settled_nano_usd", "held_nano_usd", "settled_tokens", "held_tokens")
+        text = []
+        for at, name in enumerate(told):
+            text += [
+                f"# HELP bursar_budget_{name} In the windows that are running, over all that a budget is counted for.",
+                f"# TYPE bursar_budget_{name} gauge",
+            ]
+            text += [
+                f'bursar_budget_{name}{{budget="{_label(budget)}",scope="{scope}"}} {amounts[at]}'
+                for (budget, scope), amounts in sorted(sums.items())
+            ]
+        return text
 
     def front(self, request: Request) -> Response:
         del request
@@ -246,6 +284,14 @@ def _openapi() -> dict[str, Any]:
             "/bursar/v1/calls/{request_id}": get("Every attempt of one request", path="request_id"),
             "/bursar/v1/runs": get("Runs, newest first", *paging, "agent_id", "user_id", "session_id", "tenant"),
             "/bursar/v1/runs/{run_id}": get("One run's rows, in order", "tenant", path="run_id"),
+            "/bursar/v1/budgets": get(
+                "Where every budget stands in the window that is running",
+                "tenant",
+                "budget",
+                "touchers",
+                "limit",
+                "cursor",
+            ),
             "/bursar/v1/keys": get("Bursar keys, without their secrets"),
             "/metrics": get("Prometheus"),
         },

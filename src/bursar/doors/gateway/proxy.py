@@ -21,6 +21,7 @@ from bursar.doors.gateway.upstream import Upstream, carries_credential
 from bursar.drivers.aio import AsyncDriver, AsyncRelay
 from bursar.drivers.life import HOP_BY_HOP, Answer, Shipment, TransportFailure
 from bursar.policy import Provider
+from bursar.rules import budget
 from bursar.stores.base import Key, StoreFailure
 from bursar.types import Call, Family, Headers
 from bursar.wire import dialect as dialects
@@ -96,7 +97,7 @@ class Proxy:
                     return
                 if answer.verdict is None:
                     raise RuntimeError("a driver answered with neither verdict nor relay")
-                reply = replies.of_verdict(answer.verdict, call.request_id, speaks)
+                reply = replies.of_verdict(answer.verdict, call, speaks, self.driver.policy)
         except Denied as denied:
             reply = replies.error(speaks, denied.status, str(denied))
         except attribution.BadHeader as bad:
@@ -129,7 +130,10 @@ class Proxy:
             provider=self._by_headers(asked.headers).name if other else None,
             sdk_retry=_count(asked.headers, "x-stainless-retry-count"),
             attempts=self.settings.attempts,
+            max_cost_nanos=said.max_cost_nanos,
         )
+        if other:
+            self._unlimited(call, asked.path)
         if said.cache == "only":
             told = "x-bursar-cache: only, and no cached answer is known"
             return call, replies.error(dialect, 504, told, code="cache_miss")
@@ -148,6 +152,17 @@ class Proxy:
                 "or listed under [gateway] passthrough",
             )
 
+    def _unlimited(self, call: Call, path: str) -> None:
+        """What nothing prices cannot be held: no limit may stand over it."""
+        claims = budget.claims(call.tags, call.tags.step, self.driver.policy)
+        name = claims[0].budget if claims else "x-bursar-max-cost-usd" if call.max_cost_nanos is not None else None
+        if name is not None:
+            raise Denied(
+                403,
+                f"{path:.80} is not a path that Bursar prices, so the limit {name!r} cannot hold what it costs: "
+                "use one that is priced, or a key that no budget is for",
+            )
+
     def _by_headers(self, headers: Headers) -> Provider:
         """The provider of an unknown path: the first of the family that the caller's headers are written for."""
         family = _family(headers)
@@ -159,7 +174,7 @@ class Proxy:
     async def _relay(self, answer: Answer, call: Call, receive: Receive, send: Send) -> None:
         relay: AsyncRelay = answer.relay
         attempts = answer.entry.attempt if answer.entry else 1
-        ours = replies.bursar_headers(call.request_id, answer.entry, attempts, final=False)
+        ours = replies.bursar_headers(call.request_id, answer.entry, attempts, answer.standing, final=False)
         length = next((int(v) for k, v in answer.headers if k == "content-length" and v.isdecimal()), None)
         start = {"type": "http.response.start", "status": answer.status}
         gone = asyncio.ensure_future(_until_gone(receive))

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+from bursar.doors import refusal
 from bursar.drivers.life import TransportFailure
 from bursar.money import format_usd
-from bursar.types import Abandoned, Completed, Entry, Failed, Headers, Refused, Verdict
+from bursar.policy import Policy
+from bursar.types import Abandoned, Call, Completed, Entry, Failed, Headers, Refused, Standing, Verdict
 from bursar.wire.dialect import Dialect
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -27,10 +29,14 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
+def of_verdict(verdict: Verdict, call: Call, dialect: Dialect, policy: Policy) -> Reply:
     """The answer to a call that was not streamed through."""
     outcome = verdict.outcome
-    ours = bursar_headers(request_id, verdict.entry, verdict.attempts, final=True)
+    if isinstance(outcome, Refused):
+        told = refusal.reply(outcome, call, dialect, policy)
+        ours = _facts(verdict.entry, verdict.attempts, final=True)
+        return Reply(told.status, [*raw(told.headers, len(told.body)), *ours], told.body)
+    ours = bursar_headers(call.request_id, verdict.entry, verdict.attempts, verdict.standing, final=True)
     match outcome:
         case Completed():
             body = outcome.body or b""
@@ -43,10 +49,6 @@ def of_verdict(verdict: Verdict, request_id: str, dialect: Dialect) -> Reply:
         case Failed():
             reply = _unreachable(dialect, outcome.error, outcome.cause)
             return Reply(reply.status, [*reply.headers, *_no_retry(verdict.attempts > 1), *ours], reply.body)
-        case Refused():
-            status = 404 if outcome.unroutable else 402
-            reply = error(dialect, status, outcome.reason, code="refused_by_bursar")
-            return Reply(reply.status, [*reply.headers, *_no_retry(True), *ours], reply.body)
         case Abandoned():
             return error(dialect, 499, "the caller went away")
 
@@ -75,9 +77,16 @@ def raw(headers: Headers, length: int | None) -> RawHeaders:
     return kept
 
 
-def bursar_headers(request_id: str, entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
+def bursar_headers(
+    request_id: str, entry: Entry | None, attempts: int, standing: Standing | None, *, final: bool
+) -> RawHeaders:
     """The `x-bursar-*` headers of contract.md section 3. Dollars are left out while unknown, and on a stream's head."""
-    told = [(b"x-bursar-request-id", request_id.encode()), (b"x-bursar-attempts", b"%d" % attempts)]
+    about = (("x-bursar-request-id", request_id), *refusal.budget_headers(standing))
+    return [*raw(about, None), *_facts(entry, attempts, final=final)]
+
+
+def _facts(entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
+    told = [(b"x-bursar-attempts", b"%d" % attempts)]
     if entry is not None:
         told += [(b"x-bursar-cache", entry.cache.encode()), (b"x-bursar-route-reason", _printable(entry.route_reason))]
         if entry.model is not None:

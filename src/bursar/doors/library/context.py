@@ -16,12 +16,17 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 
+from bursar.doors.library import budget as budgets
+from bursar.doors.library.budget import Budget, Remaining
+from bursar.doors.library.tallies import Tallies, Tally
 from bursar.money import format_usd
-from bursar.types import Entry, Tags
+from bursar.rules.budget import FINAL_STEP
+from bursar.rules.grant import Counter
+from bursar.types import Kin, Tags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,51 +70,15 @@ def _whoever() -> Any:
         return threading.current_thread()
 
 
-class Tally:
-    """What one run and all runs below it have come to, as heard from the driver; shared by all who name the run."""
+class Home(NamedTuple):
+    """What a run needs of its guard."""
 
-    def __init__(self, parent: "Tally | None") -> None:
-        self.parent = parent
-        self.nanos = self.unknown = self.tokens = self.calls = 0
-        self.lock = threading.Lock()
-
-    def add(self, entry: Entry) -> None:
-        """Count a closed row here and in every run above."""
-        above: Tally | None = self
-        while above is not None:
-            with above.lock:
-                above.nanos += entry.cost_nanos or 0
-                above.unknown += entry.cost_nanos is None
-                above.tokens += (entry.input_tokens or 0) + (entry.output_tokens or 0)
-                above.calls += entry.attempt == 1 and entry.purpose == "call"
-            above = above.parent
-
-
-class Tallies:
-    """The tallies of a guard's runs that somebody still holds."""
-
-    def __init__(self) -> None:
-        self._tallies: weakref.WeakValueDictionary[str, Tally] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
-
-    def of(self, run_id: str, parent: Tally | None) -> Tally:
-        with self._lock:
-            tally = self._tallies.get(run_id)
-            if tally is None:
-                tally = self._tallies[run_id] = Tally(parent)
-            return tally
-
-    def reborn(self) -> None:
-        """In a forked child: another thread may have held a lock."""
-        self._lock = threading.Lock()
-        for tally in list(self._tallies.values()):
-            tally.lock = threading.Lock()
-
-    def settled(self, entry: Entry) -> None:
-        """Hear of a closed row."""
-        tally = self._tallies.get(entry.run_id) if entry.run_id is not None else None
-        if tally is not None:
-            tally.add(entry)
+    tallies: Tallies
+    fresh_id: Callable[[], str]
+    counters: Callable[[Tags], list[Counter]]
+    """Where every budget stands that calls with these tags fall under."""
+    resumed: Callable[[str], tuple[Kin, ...]]
+    """A run that other code has begun, and those around it, as the ledger knows them."""
 
 
 class _Enterable(ABC):
@@ -219,11 +188,11 @@ def _async_generator(again: Callable[[], _Enterable], function: Callable[..., An
 
 
 class Step(_Enterable):
-    """A named part of a run: what is called within is booked to it."""
+    """A named part of a run: what is called within is booked to it. final: the run's final answer."""
 
-    def __init__(self, name: str, run: "Run | None" = None) -> None:
+    def __init__(self, name: str, run: "Run | None" = None, *, final: bool = False) -> None:
         self.name = cast(str, label("step", name))
-        self._run = run
+        self._run, self._final = run, final
 
     def __repr__(self) -> str:
         return f"step({self.name!r})"
@@ -233,23 +202,42 @@ class Step(_Enterable):
             base, run = self._run.labels, self._run
         else:
             base, run = (outer.tags, cast(Run, outer.run)) if outer is not None else (Tags(), cast(Run, None))
-        return Scope(run, msgspec.structs.replace(base, step=self.name), outer)
+        return Scope(run, msgspec.structs.replace(base, step=self.name, final=base.final or self._final), outer)
 
     def _again(self) -> "Step":
-        return Step(self.name, self._run)
+        return Step(self.name, self._run, final=self._final)
 
 
 class Run(_Enterable):
     """One run of an agent. What it does not say it has from the run around it; a step it never inherits."""
 
-    def __init__(self, tallies: Tallies, fresh_id: Callable[[], str], said: Mapping[str, Any]) -> None:
+    def __init__(self, home: Home, said: Mapping[str, Any]) -> None:
         around = current()
         above: Run | None = around.run if around is not None else None
-        self._tallies, self._fresh_id, self._said = tallies, fresh_id, said
-        self.labels: Tags = _labels(above.labels if above is not None else Tags(), said, fresh_id)
-        self._above = above
-        parent = above._tally if above is not None and above._tallies is tallies else None
-        self._tally: Tally = tallies.of(self.id, parent)
+        self._home, self._said, self._above = home, said, above
+        labels = _labels(above.labels if above is not None else Tags(), said, home.fresh_id)
+        parent = above._tally if above is not None and above._home.tallies is home.tallies else None
+        self._tally: Tally = home.tallies.of(cast(str, labels.run_id), parent)
+        self.labels: Tags = self._in_line(labels)
+
+    def _in_line(self, labels: Tags) -> Tags:
+        """The labels with the runs whose budgets cap this one: itself and those around it.
+
+        A run that goes on under its id keeps the budget and the place that it had, unless it is told others now.
+        """
+        tally, own, told = self._tally, cast(str, labels.run_id), self._said["budget"]
+        before = tally.line
+        if not before and self._said["run_id"] is not None:
+            before = self._home.resumed(own)
+        outer = before[1:]
+        if self._above is not None:
+            outer = tuple(kin for kin in self._above.labels.line if kin.run_id != own)
+        cap = before[0].cap if before else None
+        if told is not None:
+            cap, tally.finish = told.cap(), told.finish
+        tally.line = (Kin(own, labels.agent_id, labels.user_tier, labels.tags, cap), *outer)
+        parent = labels.parent_run_id or (outer[0].run_id if outer else None)
+        return msgspec.structs.replace(labels, line=tally.line, parent_run_id=parent)
 
     def __repr__(self) -> str:
         return f"run({self.id!r})"
@@ -284,15 +272,34 @@ class Run(_Enterable):
         """Requests so far that have ended, nested runs included. An SDK's own retry is a request of its own."""
         return self._tally.calls
 
+    @property
+    def remaining(self) -> Remaining:
+        """What is left of all budgets that this run falls under, in dollars and in tokens. Asks the ledger."""
+        return budgets.remaining(self._home.counters(self._tags()))
+
+    @property
+    def should_finish(self) -> bool:
+        """True from when a budget is nearly used up, or has cut or refused the run's last call. Asks the ledger."""
+        return self._tally.pressed or budgets.state(self._home.counters(self._tags())) != "ok"
+
     def step(self, name: str) -> Step:
         """A step of this run, wherever it is entered: in a worker thread too, which inherits no context."""
         return Step(name, self)
+
+    def finish(self) -> Step:
+        """The step of the run's final answer, which alone may use the finish reserve: sent with its tools off, once."""
+        return Step(FINAL_STEP, self, final=True)
+
+    def _tags(self) -> Tags:
+        """What a call made here would be booked to."""
+        scope = current()
+        return scope.tags if scope is not None and scope.run is self else self.labels
 
     def _open(self, outer: Scope | None) -> Scope:
         return Scope(self, self.labels, outer)
 
     def _again(self) -> "Run":
-        return Run(self._tallies, self._fresh_id, self._said)
+        return Run(self._home, self._said)
 
 
 def label(name: str, value: object) -> str | None:
@@ -319,6 +326,8 @@ def _labels(inherited: Tags, said: Mapping[str, Any], fresh_id: Callable[[], str
     tags = dict(inherited.tags) | cast(dict[str, str], own)
     if len(tags) > _MOST_TAGS:
         raise ValueError(f"a run carries at most {_MOST_TAGS} tags, got {len(tags)}")
+    if not isinstance(said["budget"], Budget | None):
+        raise TypeError(f"budget = {said['budget']!r:.80}: expected a bursar.Budget")
     run_id = label("run_id", said["run_id"]) or fresh_id()
     return msgspec.structs.replace(
         inherited,

@@ -16,11 +16,16 @@ from typing import Any
 import msgspec
 
 from bursar.doors import attribution, ids
-from bursar.doors.library import context
+from bursar.doors.library import budget, context
+from bursar.doors.library.budget import Finish
+from bursar.doors.library.farewell import Farewell
+from bursar.doors.library.tallies import Tallies
 from bursar.drivers.aio import AsyncDriver
 from bursar.drivers.blocking import Driver
 from bursar.drivers.world import StoreWorld
 from bursar.policy import Policy
+from bursar.rules.budget import claims
+from bursar.rules.grant import Counter
 from bursar.rules.listing import catalog_of, region_of
 from bursar.stores.base import Store
 from bursar.types import Call, Family, Headers, Tags
@@ -35,9 +40,11 @@ _TURNS = 16
 class Desk:
     """The blocking driver, one asyncio driver a loop, and the books behind both."""
 
-    def __init__(self, policy: Policy, store: Store, attempts: int = 1) -> None:
+    def __init__(self, policy: Policy, store: Store, attempts: int = 1, finish: Finish | None = None) -> None:
         self.policy, self.store, self.attempts = policy, store, attempts
-        self.tallies = context.Tallies()
+        self.tallies = Tallies()
+        self.farewell = Farewell(store, self.tallies, finish)
+        self.home = context.Home(self.tallies, self.run_id, self.counters, functools.partial(budget.resumed, store))
         self.closed = False
         self._providers: dict[tuple[str, Family], str | None] = {}
         self._start()
@@ -110,6 +117,14 @@ class Desk:
             sdk_retry=_count(headers),
             attempts=self.attempts if dialect is not dialects.OTHER else 1,
         )
+
+    def counters(self, tags: Tags) -> list[Counter]:
+        """Where every budget stands that calls with these tags fall under. Blocks."""
+        wanted = claims(tags, tags.step, self.policy)
+        return self.store.balances(wanted) if wanted else []
+
+    def run_id(self) -> str:
+        return ids.run_id(self.world.clock())
 
     def flush(self, seconds: float) -> None:
         """Wait that long for what drains in the background; then until all rows so far are in the ledger."""

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from bursar.doors import ids
 from bursar.doors.library import context
+from bursar.doors.library.budget import Budget, Finish
 from bursar.doors.library.desk import Desk
 from bursar.doors.library.ledger import Ledger, Row, When
 from bursar.doors.library.wrap import wrap, wrap_http
@@ -29,10 +29,11 @@ class Guard:
     """Every call of the wrapped clients is seen, priced and booked. Thread-safe; a forked child may go on using it.
 
     attempts: how often Bursar itself tries a call, the first time included; 1 leaves retrying to the SDK, as it was.
+    finish: makes the text of a partial answer where a budget is used up and no run around the call has its own way.
     """
 
-    def __init__(self, policy: Policy, store: Store, *, attempts: int = 1) -> None:
-        self._desk = Desk(policy, store, attempts)
+    def __init__(self, policy: Policy, store: Store, *, attempts: int = 1, finish: Finish | None = None) -> None:
+        self._desk = Desk(policy, store, attempts, finish)
         self.ledger = Ledger(store, tuple(policy.tiers))
 
     def wrap(self, client: C, *, provider: str | None = None) -> C:
@@ -73,11 +74,13 @@ class Guard:
         user_tier: str | None = None,
         run_id: object = None,
         tags: Mapping[str, object] | None = None,
+        budget: Budget | None = None,
     ) -> context.Run:
         """One run of an agent: enter it by `with` or `async with`, or decorate a function with it.
 
         What is left out is inherited from the run around it, of which it becomes a part. run_id: of a run that
-        another process has begun, to go on with it; else a new id that sorts by time. Labels are 1 to 200 printable
+        another process has begun, to go on with it and with its budget; else a new id that sorts by time. budget: caps
+        the run and all runs inside it, beside the budgets of those around it. Labels are 1 to 200 printable
         characters; ValueError says which is not.
         """
         said = {
@@ -87,8 +90,9 @@ class Guard:
             "user_tier": user_tier,
             "run_id": run_id,
             "tags": tags,
+            "budget": budget,
         }
-        return context.Run(self._desk.tallies, self._run_id, said)
+        return context.Run(self._desk.home, said)
 
     def step(self, name: str) -> context.Step:
         """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function."""
@@ -122,9 +126,6 @@ class Guard:
     async def aclose(self, seconds: float = _SECONDS) -> None:
         """The same for a running event loop."""
         await self._desk.aclose(seconds)
-
-    def _run_id(self) -> str:
-        return ids.run_id(self._desk.world.clock())
 
     def __enter__(self) -> Self:
         return self

@@ -3,13 +3,14 @@
 What is no model call passes untouched. A model call goes out as the caller's own request (its headers, timeouts,
 extensions) asking for an unencoded answer; the answer comes back with its own status, headers and bytes, a transport
 failure as the very exception that the client's own transport raised. A refusal and a ledger that cannot be written
-are answers in the caller's dialect that SDKs do not retry, never exceptions.
+are answers in the caller's dialect, never exceptions; SDKs retry only what clears by itself.
 """
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
+from bursar.doors import refusal
 from bursar.doors.library.bodies import AsyncStreamed, Streamed, Whole, raise_as_it_came
 from bursar.doors.library.desk import Desk
 from bursar.doors.library.pump import Pump
@@ -92,7 +93,7 @@ class Door:
         return self.synthetic(503, dialect.error(503, "server_error", told, "ledger_unavailable"))
 
     def synthetic(self, status: int, body: bytes) -> Any:
-        """An answer of our own, which no SDK retries."""
+        """An error of our own, which no SDK retries."""
         headers = {"content-type": "application/json", "x-should-retry": "false"}
         return self.kit.module.Response(status, headers=headers, content=body)
 
@@ -110,6 +111,9 @@ class SyncDoor(Door):
             answer = self.desk.driver.serve(sending.call, sending.send)
         except StoreFailure as failure:
             return self.unwritable(dialect, failure)
+        refused = sending.refused(answer)
+        if refused is not None:
+            return sending.refuse(self.desk.farewell.of(sending.call, refused))
         return sending.response(answer)
 
     def __enter__(self) -> Any:
@@ -142,6 +146,9 @@ class AsyncDoor(Door):
             answer = await self.desk.async_driver().serve(sending.call, sending.asend)
         except StoreFailure as failure:
             return self.unwritable(dialect, failure)
+        refused = sending.refused(answer)
+        if refused is not None:
+            return sending.refuse(await self.desk.farewell.aof(sending.call, refused))
         return sending.response(answer)
 
     async def __aenter__(self) -> Any:
@@ -199,6 +206,17 @@ class Sending:
             headers.pop("transfer-encoding", None)
         return copied
 
+    def refused(self, answer: Answer) -> Refused | None:
+        """The refusal that an answer is; None: it is none. What a budget said is heard by the run."""
+        self.door.desk.tallies.heard(self.call.tags.run_id, answer.standing)
+        outcome = answer.verdict.outcome if answer.verdict is not None else None
+        return outcome if isinstance(outcome, Refused) else None
+
+    def refuse(self, refused: Refused) -> Any:
+        """What the client is given instead of the provider's answer."""
+        told = refusal.reply(refused, self.call, self.dialect, self.door.desk.policy)
+        return self.door.kit.module.Response(told.status, headers=told.headers, content=told.body)
+
     def response(self, answer: Answer) -> Any:
         """What the client is given; raises what its own transport raised."""
         kit = self.door.kit
@@ -217,10 +235,7 @@ class Sending:
                 return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body or b"", None))
             case Failed():
                 return self._failed(outcome, answer.verdict)
-            case Refused():
-                code = "budget_exceeded" if outcome.budget is not None else "refused_by_bursar"
-                return self.door.synthetic(402, self.dialect.error(402, "insufficient_quota", outcome.reason, code))
-            case Abandoned():
+            case Refused() | Abandoned():
                 raise RuntimeError("the call was given up while its caller waited for it")
 
     def _failed(self, outcome: Failed, verdict: Verdict) -> Any:

@@ -1,0 +1,154 @@
+"""What a single value of the configuration may be: text as a person writes it -> the integers that the policy holds.
+
+Each raises ValueError with what was expected. Amounts come as strings, integers or Decimals, never through a float.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from bursar.money import NANOS_PER_USD, parse_usd
+from bursar.types import PPM
+
+_KEY_NAME = "expected the name of an environment variable, such as OPENAI_API_KEY, never the secret itself"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_DEAREST = 10**9
+"""Dollars that no rate and no limit reaches: past them a sum of nano-dollars would leave 64 bits."""
+_LONGEST_NAME = 100
+
+
+def _milliseconds(value: object) -> object:
+    told = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if told is None:
+        raise ValueError('expected a duration such as "500ms", "2s" or "5m"')
+    return round(Decimal(told.group(1)) * _UNITS[told.group(2)])
+
+
+def _rate(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError('expected USD per million tokens as a string, such as "0.30"')
+    text = str(value)
+    try:
+        amount = Decimal(text)
+    except ArithmeticError:
+        raise ValueError(f'expected USD per million tokens as a string, such as "0.30", got {text!r:.40}') from None
+    if not amount.is_finite() or not 0 <= amount < _DEAREST:
+        raise ValueError(f"expected 0 or more and below 1e9, got {text:.40}")
+    return text
+
+
+def _usd(value: object) -> object:
+    """Dollars -> nano-dollars, exactly."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise ValueError('expected dollars, such as "0.50"')
+    try:
+        nanos = parse_usd(value)
+    except ValueError:
+        raise ValueError(f'expected dollars, such as "0.50", got {str(value)!r:.40}') from None
+    if not 0 <= nanos < _DEAREST * NANOS_PER_USD:
+        raise ValueError(f"expected 0 or more and below 1e9 dollars, got {value!s:.40}")
+    if Decimal(value) != Decimal(nanos).scaleb(-9):
+        raise ValueError(f"expected dollars in nine decimals at most, got {value!s:.40}")
+    return nanos
+
+
+def _share(value: object) -> int:
+    """A part of one -> millionths, exactly."""
+    expected = "expected a share of one in six decimals at most, such as 0.15"
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError(expected)
+    parts = Decimal(value) * PPM
+    if not parts.is_finite() or parts != int(parts):
+        raise ValueError(f"{expected}, got {value!s:.40}")
+    return int(parts)
+
+
+def _part(value: object) -> object:
+    parts = _share(value)
+    if not 0 <= parts < PPM:
+        raise ValueError(f"expected 0 or more and below 1, got {value!s:.40}")
+    return parts
+
+
+def _portion(value: object) -> object:
+    parts = _share(value)
+    if not 0 < parts <= PPM:
+        raise ValueError(f"expected above 0 and at most 1, got {value!s:.40}")
+    return parts
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number")
+    return value
+
+
+def _opaque(value: object) -> object:
+    """Tokens; "refuse" is 0."""
+    if value == "refuse":
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[1-9]\d{0,11}", str(value)):
+        raise ValueError('expected a whole number of tokens above 0, or "refuse"')
+    return value
+
+
+def _env_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError(_KEY_NAME)
+    return value
+
+
+def _store_url(value: str) -> str:
+    if value != "memory://" and (not re.fullmatch(r"sqlite:///.+", value) or value.endswith(":memory:")):
+        raise ValueError("expected sqlite:///PATH, or memory:// for books that are forgotten at exit")
+    return value
+
+
+def _candidate(value: str) -> str:
+    if not re.fullmatch(r"[^/\s]+/\S+", value):
+        raise ValueError("expected provider/model, such as openai/gpt-4o-mini")
+    return value
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+\S*", value):
+        raise ValueError("expected an http:// or https:// URL, as an SDK of that family would be given")
+    return value.rstrip("/")
+
+
+def _budget_name(value: str) -> str:
+    if not (0 < len(value) <= _LONGEST_NAME and value.isprintable() and value == value.strip()):
+        raise ValueError(f"expected 1 to {_LONGEST_NAME} printable characters")
+    if value.startswith("run:"):
+        raise ValueError('expected a name that does not begin with "run:", as the limits do that code gives to a run')
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"expected an IANA time zone, such as Europe/Berlin, got {value!r:.40}") from None
+    return value
+
+
+Milliseconds = Annotated[int, BeforeValidator(_milliseconds, json_schema_input_type=str)]
+Rate = Annotated[str, BeforeValidator(_rate, json_schema_input_type=str | float)]
+Usd = Annotated[int, BeforeValidator(_usd, json_schema_input_type=str | float)]
+Part = Annotated[int, BeforeValidator(_part, json_schema_input_type=float)]
+Portion = Annotated[int, BeforeValidator(_portion, json_schema_input_type=float)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Tokens = Annotated[Whole, Field(ge=0, le=10**15)]
+Opaque = Annotated[int, BeforeValidator(_opaque, json_schema_input_type=int | str)]
+EnvName = Annotated[str, AfterValidator(_env_name)]
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+Url = Annotated[str, AfterValidator(_url)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+Candidate = Annotated[str, AfterValidator(_candidate)]
+BudgetName = Annotated[str, AfterValidator(_budget_name)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Text = Annotated[str, Field(min_length=1)]
