@@ -45,6 +45,7 @@ slow: $(VENV)/.dev  ## the long proofs, one at a time
 bench: $(VENV)/.dev  ## speed, as ratios in one run
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/budgets.py
 
 clean:  ## remove what was made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

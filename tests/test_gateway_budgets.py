@@ -289,6 +289,8 @@ def test_a_header_only_lowers_what_a_run_may_spend() -> None:
         capped = spend(gw, client, run_id="r1", budget_tokens="1000")
         assert 1 <= capped < alone
         assert spend(gw, client, run_id="r1", budget_tokens="1000000") == 0
+        assert spend(gw, client, run_id="r1") == 0, "leaving the header out raises nothing either"
+        assert spend(gw, client, run_id="child", parent_run_id="r1") == 0, "nor does a run below it"
         assert spend(gw, client, run_id="r2", budget_tokens="1000000") == alone
         used = [(r.run_id, (r.input_tokens or 0) + (r.output_tokens or 0)) for r in gw.rows()]
         assert sum(tokens for run, tokens in used if run == "r1") <= 1_000

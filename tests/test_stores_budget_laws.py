@@ -83,7 +83,7 @@ class Counters(RuleBasedStateMachine):
         claims, (output, floor), final, parent = asked
         self.count += 1
         opening = row(f"r{self.count}", run_id=run, parent_run_id=parent, user_id="u")
-        wants = ask(*claims, output=output, floor=floor, final=final, parent=parent)
+        wants = ask(*claims, output=output, floor=floor, final=final, climb=() if parent is None else (parent,))
         receipt = self.stores[which].reserve(opening, wants)
         self.waiting[opening.request_id] = (opening, wants, which, receipt)
 
@@ -165,7 +165,7 @@ class Counters(RuleBasedStateMachine):
         opening, wants, which, receipt = self.waiting.pop(name)
         answer = receipt.result()
         if isinstance(answer, Refused):
-            above = [] if wants.parent is None else [one for one in ROOTS if one.budget == "task"]
+            above = [] if not wants.climb else [one for one in ROOTS if one.budget == "task"]
             assert any(self.short(one, wants, held=answer.kind == "held") for one in (*wants.claims, *above)), answer
             return
         claimed = {(one.budget, one.key): one for one in wants.claims}
@@ -173,7 +173,7 @@ class Counters(RuleBasedStateMachine):
         assert claimed.keys() <= charges.keys()
         for (budget, key), charge in charges.items():
             terms = claimed.get((budget, key))
-            assert terms is not None or (charge.scope == "run" and wants.parent is not None)
+            assert terms is not None or (charge.scope == "run" and wants.climb)
             limit = wants.wanted if answer.output_limit is None else answer.output_limit
             size = (wants.likely_tokens if budget == "learned" else wants.input_tokens) + (limit or 0)
             assert (charge.nanos, charge.tokens) == (size, size)

@@ -209,11 +209,11 @@ class TestRuns:
         """A call is charged to all runs above its own, on their own terms; a child cannot spend more than is left."""
         root, middle = claim("tree", "run", "root", limit_nanos=300), claim("tree", "run", "mid", limit_nanos=900)
         store.settle(held(store, row("1", run_id="root"), ask(root)), done(row("1"), cost_nanos=100))
-        held(store, row("2", run_id="mid", parent_run_id="root"), ask(middle, output=40, parent="root"))
-        hold = held(store, row("3", run_id="leaf", parent_run_id="mid"), ask(output=40, parent="mid"))
+        held(store, row("2", run_id="mid", parent_run_id="root"), ask(middle, output=40, climb=("root",)))
+        hold = held(store, row("3", run_id="leaf", parent_run_id="mid"), ask(output=40, climb=("mid",)))
         assert [(charge.key, charge.nanos) for charge in hold.charges] == [("mid", 50), ("root", 50)]
         assert (stands(store, root)[:2], stands(store, middle)[:2]) == ((100, 100), (0, 100))
-        answer = refused(store, row("4", run_id="leaf", parent_run_id="mid"), ask(output=140, parent="mid"))
+        answer = refused(store, row("4", run_id="leaf", parent_run_id="mid"), ask(output=140, climb=("mid",)))
         assert (answer.kind, answer.budget) == ("held", "tree")
         assert store.verify() == []
 
@@ -222,14 +222,14 @@ class TestRuns:
         root = claim("tree", "run", "root")
         held(store, row("1", run_id="root"), ask(root))
         assert held(store, row("2", run_id="a", parent_run_id="root"), ask(claim("a", "run", "a"))).charges[1:] == ()
-        assert held(store, row("3", run_id="b", tenant="other"), ask(parent="root")).charges == ()
+        assert held(store, row("3", run_id="b", tenant="other"), ask(climb=("root",))).charges == ()
 
     def test_circles_end(self, store: AnyStore) -> None:
         """Runs that name each other as parents are each claimed once."""
         one, two = claim("t", "run", "one"), claim("t", "run", "two")
-        held(store, row("1", run_id="one", parent_run_id="two"), ask(one, parent="two"))
-        held(store, row("2", run_id="two", parent_run_id="one"), ask(two, parent="one"))
-        hold = held(store, row("3", run_id="one", parent_run_id="two"), ask(one, parent="two"))
+        held(store, row("1", run_id="one", parent_run_id="two"), ask(one, climb=("two",)))
+        held(store, row("2", run_id="two", parent_run_id="one"), ask(two, climb=("one",)))
+        hold = held(store, row("3", run_id="one", parent_run_id="two"), ask(one, climb=("two",)))
         assert [charge.key for charge in hold.charges] == ["one", "two"]
         assert stands(store, one)[1] == 330
 
@@ -238,9 +238,9 @@ class TestRuns:
         capped = claim("run:root", "run", "k1:root", limit_nanos=200, least=True)
         held(store, row("1", run_id="root", key_id="k1"), ask(capped))
         below: dict[str, Any] = {"run_id": "c", "parent_run_id": "root"}
-        answer = refused(store, row("2", key_id="k1", **below), ask(parent="root"))
+        answer = refused(store, row("2", key_id="k1", **below), ask(climb=("root",)))
         assert (answer.kind, answer.budget) == ("held", "run:root")
-        assert held(store, row("3", key_id="k2", **below), ask(parent="root")).charges == ()
+        assert held(store, row("3", key_id="k2", **below), ask(climb=("root",))).charges == ()
 
 
 class TestTheFinishReserve:
@@ -279,7 +279,7 @@ class TestTheFinishReserve:
         """A child's final call does not open its parent's reserve; a session's is open to any run's."""
         self.spent(store)
         below = row("end", run_id="child", parent_run_id="run")
-        assert refused(store, below, ask(output=80, final=True, parent="run")).kind == "exhausted"
+        assert refused(store, below, ask(output=80, final=True, climb=("run",))).kind == "exhausted"
         chat = claim("chat", "session", "s", finish_reserve=200_000)
         store.settle(held(store, row("talk", run_id="a"), ask(chat, output=790)), done(row("talk"), cost_nanos=800))
         final = ask(chat, output=80, final=True)
@@ -370,7 +370,7 @@ class TestAsking:
             if number:
                 store.settle(hold, done(opening, cost_nanos=20 * number, input_tokens=10, output_tokens=number))
         held(store, row("elsewhere"), ask(claim('all"', "tenant", "default"), claim("b", key="u2")))
-        held(store, row("child", agent_id="c", run_id="child", parent_run_id="run"), ask(output=5, parent="run"))
+        held(store, row("child", agent_id="c", run_id="child", parent_run_id="run"), ask(output=5, climb=("run",)))
         for line in store.budgets().items:
             name = line.counter.claim.budget
             found = [(one.agent_id, one.rows, one.nanos, one.tokens) for one in store.touchers(line)]

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from bursar.types import Ask, Entry, Hold, Instant, Outcome, Plan, Ratios, Refused
+from bursar.types import Ask, Call, Entry, Hold, Instant, Joined, Kept, Outcome, Plan, Ratios, Refused
 
 T = TypeVar("T")
 
@@ -57,6 +57,33 @@ class Settle(Effect[None]):
 
     hold: Hold
     entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Recall(Effect[Kept | None]):
+    """Is an answer kept under this key? In the shape that the call asks for, streamed or whole."""
+
+    key: bytes
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Effect[Joined]):
+    """Is an identical call under way? Waits for its answer; "leads": go first, others may wait for you."""
+
+    key: bytes
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Keep(Effect[None]):
+    """The end of a call that leads: keep its answer and give it to those who wait, or let them go on."""
+
+    key: bytes
+    request_id: str
+    kept: Kept | None
+    again: bool = False
+    """No answer, but another call may fare better: one of those who wait is sent in its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import msgspec
 
 from bursar.types import Bucket, Family, Fee, Instant, OnExhausted, Scope, Terms, Window
 
+CacheScope: TypeAlias = Literal["user", "session", "tenant", "global"]
 UnknownPrice: TypeAlias = Literal["refuse", "ceiling", "allow"]
 OnDisconnect: TypeAlias = Literal["auto", "drain", "cancel"]
 
@@ -147,11 +148,25 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """End the prompt with a short note of what is left."""
 
 
+class ResponseCache(msgspec.Struct, frozen=True, kw_only=True):
+    """A step whose same input wants the same output: its answers are kept and given again."""
+
+    ttl_ms: int
+    """Absolute, from the writing on; each entry's own is 10 % more or less."""
+    stale_ms: int = 0
+    """So long after that it may still be given, while one call in the background fetches a fresh one."""
+    scope: CacheScope = "user"
+    """Who may be given an answer beside the one who paid for it."""
+    tools: bool = False
+    """Answers that call tools are kept too."""
+
+
 class StepRule(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for the steps that match; the first rule that matches a call is the one."""
 
     match: Match = Match()
     max_output_tokens: int | None = None
+    response_cache: ResponseCache | None = None
 
 
 FINISH_TEXT = (
@@ -182,5 +197,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     capture: bool = False
     seed: str = "bursar"
     """Draws (jitter, probes) are hashes of it and the request's id: the same in production and in replay."""
+    cache_key: bytes = b""
+    """Keys the cache's keys; derived from the root secret."""
     digest_key: bytes = b""
     """Keys the content digests; derived from the root secret."""

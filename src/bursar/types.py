@@ -44,6 +44,8 @@ Fee: TypeAlias = Literal["web_search", "grounded_prompt", "file_search"]
 CostStatus: TypeAlias = Literal["final", "estimated", "unpriced"]
 Status: TypeAlias = Literal["open", "completed", "failed", "abandoned", "expired", "refused", "hit"]
 CacheState: TypeAlias = Literal["hit", "semantic_hit", "coalesced", "miss", "bypass"]
+CacheWish: TypeAlias = Literal["on", "off", "refresh", "only"]
+"""What a caller says of Bursar's caches; it can only narrow what the step's rule allows."""
 Purpose: TypeAlias = Literal["call", "embed", "judge", "audit", "refresh"]
 
 Scope: TypeAlias = Literal["run", "session", "user", "agent", "step", "tenant", "global"]
@@ -208,6 +210,9 @@ class Call(msgspec.Struct, frozen=True):
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
     max_cost_nanos: int | None = None
     """What all attempts of this call may cost together at most (x-bursar-max-cost-usd)."""
+    cache: CacheWish | None = None
+    no_store: bool = False
+    """The answer must not be kept (Cache-Control: no-store)."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -228,6 +233,10 @@ class Plan(msgspec.Struct, frozen=True):
     """Forbid tool use and leave the tools where they are: a final answer from the finish reserve."""
     note: str | None = None
     """A short system note for the end of the prompt (tell_model)."""
+    keep: bytes | None = None
+    """The key under which the answer may be kept: it is gathered while it passes."""
+    keep_tools: bool = False
+    """An answer that calls tools may be kept too."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -271,6 +280,8 @@ class Completed(msgspec.Struct, frozen=True):
     body: bytes | None
     reading: Reading
     timing: Timing
+    keepable: bytes | None = None
+    """The whole answer, of a plan that keeps, where it may be kept."""
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -299,6 +310,8 @@ class Abandoned(msgspec.Struct, frozen=True):
     reading: Reading
     timing: Timing
     drained: bool = False
+    keepable: bytes | None = None
+    """As of a completed one: read to its end though its caller had gone."""
 
 
 Outcome: TypeAlias = Completed | Failed | Abandoned
@@ -381,13 +394,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     final: bool = False
     max_nanos: int | None = None
     """What this attempt may cost at most by the caller's own word."""
-    parent: str | None = None
-    """A trusted parent run: the counters of every run above are claimed too."""
+    climb: tuple[str, ...] = ()
+    """Trusted runs whose counters, and those of every run above them, are claimed too, on the terms they last had."""
 
     @property
     def free(self) -> bool:
         """No limit of any kind stands over it."""
-        return not self.claims and self.max_nanos is None and self.parent is None and self.wanted == self.stated
+        return not self.claims and self.max_nanos is None and not self.climb and self.wanted == self.stated
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -424,9 +437,9 @@ class Hold(msgspec.Struct, frozen=True):
     standing: Standing | None = None
 
 
-RefusalKind: TypeAlias = Literal["policy", "exhausted", "held", "call"]
+RefusalKind: TypeAlias = Literal["policy", "exhausted", "held", "call", "miss"]
 """policy: may not be sent at all. exhausted: spent money stands in the way. held: only others' holds do. call: the
-caller's own guard of this call."""
+caller's own guard of this call. miss: only a cached answer was wanted, and there is none."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -535,6 +548,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     fresh_until: Instant
     gone_at: Instant
     """Absolute: between fresh_until and this it may still be served while one call refreshes it."""
+
+
+Joined: TypeAlias = Kept | Literal["leads", "alone"]
+"""The answer of an identical call that was under way; or: you lead, others may wait for you; or: nobody does."""
 
 
 class Ratios(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from bursar.money import format_usd
-from bursar.policy import Budget, Card, Match, Policy, Unpriced
+from bursar.policy import Budget, Card, Match, Policy, StepRule, Unpriced
 from bursar.rules import book, estimate, price, route
 from bursar.types import (
     Ask,
@@ -140,10 +140,15 @@ def _key(scope: Scope, tags: Tags, step: str | None) -> str:
         return "(all)"
     if scope == "tenant":
         return tags.tenant
-    if not trusts(tags, scope):
+    return identity(scope, tags, step)
+
+
+def identity(kind: str, tags: Tags, step: str | None = None) -> str:
+    """Who or what a call is for, as far as its key may say so."""
+    if not trusts(tags, kind):
         return f"key:{tags.key_id}"
     told = {"run": tags.run_id, "session": tags.session_id, "user": tags.user_id, "agent": tags.agent_id, "step": step}
-    return told[scope] or NONE
+    return told[kind] or NONE
 
 
 def _matches(match: Match, tags: Tags, step: str | None) -> bool:
@@ -160,9 +165,9 @@ def _matches(match: Match, tags: Tags, step: str | None) -> bool:
     return all(fnmatchcase(labels.get(name) or NONE, wanted) for name, wanted in match.tags)
 
 
-def step_limit(tags: Tags, step: str | None, policy: Policy) -> int | None:
-    """max_output_tokens of the first [[steps]] rule that matches."""
-    return next((rule.max_output_tokens for rule in policy.steps if _matches(rule.match, tags, step)), None)
+def rule_of(tags: Tags, step: str | None, policy: Policy) -> StepRule | None:
+    """The first [[steps]] rule that matches."""
+    return next((rule for rule in policy.steps if _matches(rule.match, tags, step)), None)
 
 
 def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: Ratios, policy: Policy) -> Ask | Refused:
@@ -173,10 +178,11 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
     """
     tags, view = call.tags, call.view
     wants = claims(tags, tags.step, policy)
-    limit = step_limit(tags, tags.step, policy)
+    rule = rule_of(tags, tags.step, policy)
+    limit = None if rule is None else rule.max_output_tokens
     guard = call.max_cost_nanos
-    parent = tags.parent_run_id if trusts(tags, "run") else None
-    if not wants and limit is None and guard is None and parent is None:
+    climb = _climb(tags, policy)
+    if not wants and limit is None and guard is None and not climb:
         return Ask(stated=view.max_output_tokens, wanted=view.max_output_tokens)
     in_dollars = guard is not None or any(claim.limit_nanos is not None for claim in wants)
     card = _card(plan, entry, policy, in_dollars)
@@ -208,8 +214,21 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
         clamp=rung.clamp,
         final=is_final(tags),
         max_nanos=None if guard is None else guard - spent,
-        parent=parent,
+        climb=climb,
     )
+
+
+def _climb(tags: Tags, policy: Policy) -> tuple[str, ...]:
+    """The trusted runs from which the store has to look upward: what earlier calls said of a run still caps this one.
+
+    The library's line names all of its runs, so there it is the parent alone, for what another process may have said.
+    Where no budget is configured only a call that names a parent is looked after so: the look-up costs every call.
+    """
+    if not trusts(tags, "run") or not (policy.budgets or tags.parent_run_id):
+        return ()
+    knows_line = any(kin.cap is None or not kin.cap.least for kin in tags.line)
+    runs = (tags.parent_run_id,) if knows_line else (tags.run_id, tags.parent_run_id)
+    return tuple(run for run in runs if run is not None)
 
 
 def is_final(tags: Tags) -> bool:

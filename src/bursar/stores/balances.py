@@ -88,17 +88,19 @@ class Balances:
             at = place(claim, self._now)
             twice = places.get(at.key)
             places[at.key] = at if twice is None else Place(least(claim, twice.claim), at.key, at.end)
-        if ask.parent is not None:
-            self._climb(entry, ask.parent, places)
+        for run_id in ask.climb:
+            self._climb(entry, run_id, places)
         return [
             counted(at, self._line(at.key), final=at.claim.scope != "run" or at.claim.key == entry.run_id)
             for at in places.values()
         ]
 
-    def _climb(self, entry: Entry, parent: str, places: dict[CounterKey, Place]) -> None:
-        """The counters of every run above, on the terms that they were last claimed on. A limit from a header is kept
-        under the key that stated it."""
-        for run_id in self._forest.line(entry.tenant, parent):
+    def _climb(self, entry: Entry, start: str, places: dict[CounterKey, Place]) -> None:
+        """The counters of a run and of every run above it, on the terms that they were last claimed on.
+
+        A limit from a header is kept under the key that stated it.
+        """
+        for run_id in self._forest.line(entry.tenant, start):
             for key in (run_id,) if entry.key_id is None else (run_id, f"{entry.key_id}:{run_id}"):
                 for line in reversed(self._run_lines(entry.tenant, key)):
                     at = place(line.counter.claim, self._now)

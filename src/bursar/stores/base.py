@@ -160,7 +160,7 @@ class Store(Protocol):
         Resolved once it is committed; StoreFailure where it cannot be: then nothing may be sent. Every settlement that
         was submitted before counts. Where only others' holds stand in the way the answer is waited for, in order of
         arrival, as long as the claim's patience; holds of the dead are settled first. The counters of trusted runs
-        above (ask.parent and up) are claimed too, on the terms that they were last claimed on.
+        above (ask.climb and up) are claimed too, on the terms that they were last claimed on.
         """
 
     def reserve_async(self, entry: Entry, ask: Ask = ...) -> Awaitable[Hold | Refused]:
