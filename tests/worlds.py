@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bursar.drivers.life import Life
-from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
+from bursar.effects import Join, Keep, Learned, Now, Pause, Recall, Reserve, Send, Settle
 from bursar.policy import Card, Policy, Provider, Retry, Unpriced
 from bursar.rules import book
 from bursar.rules.grant import Counter, Grant, decide
@@ -17,6 +17,8 @@ from bursar.types import (
     Failed,
     Headers,
     Instant,
+    Joined,
+    Kept,
     Outcome,
     Part,
     Ratios,
@@ -98,13 +100,18 @@ class Scripted:
         self.settled: list[Any] = []
         self._refuse = refuse
         self._spent, self._held = dict(spent or {}), dict(held or {})
+        self.spare = False
+        """Outcomes may be left for the next call."""
+        self.kept: dict[bytes, Kept] = {}
+        self.joins: list[Joined] = []
+        """What identical calls under way come to, in order; then this call leads."""
 
     def live(self, call: Call, policy: Policy) -> Verdict:
         life = Life(call, policy)
         asked = life.step(None)
         while not isinstance(asked, Verdict):
             asked = life.step(self._answer(asked))
-        assert not self.outcomes, f"never asked for: {self.outcomes}"
+        assert self.spare or not self.outcomes, f"never asked for: {self.outcomes}"
         return asked
 
     def _answer(self, asked: Any) -> Any:
@@ -130,6 +137,8 @@ class Scripted:
                 edits += [" tools off"] if plan.tools_off else []
                 self.trace.append(f"send {plan.provider}/{plan.model}{''.join(edits)}")
                 return self.outcomes.pop(0)
+            case Recall() | Join() | Keep():
+                return self._reuse(asked)
             case Learned():
                 self.trace.append("learned?")
                 return Ratios(input=1.0, output=2.0)
@@ -149,3 +158,19 @@ class Scripted:
 
     def _balance(self, budget: str) -> Balance:
         return Balance(*self._spent.get(budget, (0, 0)), *self._held.get(budget, (0, 0)))
+
+    def _reuse(self, asked: Recall | Join | Keep) -> Any:
+        match asked:
+            case Recall(key):
+                self.trace.append("recall")
+                return self.kept.get(key)
+            case Join(_, _, waits):
+                joined: Joined = self.joins.pop(0) if self.joins else "leads"
+                told = joined if isinstance(joined, str) else "kept"
+                self.trace.append(f"join{'' if waits else ' at once'} -> {told}")
+                return joined
+            case Keep(key, _, kept, again):
+                self.trace.append("keep" if kept is not None else "land again" if again else "land")
+                if kept is not None:
+                    self.kept[key] = kept
+                return None

@@ -73,11 +73,13 @@ class Join(Effect[Joined]):
 
     key: bytes
     call: Call
+    waits: bool = True
+    """False: who does not lead goes on "alone" at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep(Effect[None]):
-    """The end of a call that leads: keep its answer and give it to those who wait, or let them go on."""
+    """The end of a call that may lead: keep its answer and give it to those who wait, or let them go on."""
 
     key: bytes
     request_id: str

@@ -4,17 +4,55 @@ A Settle follows every granted Reserve: the driver resumes a parked Send with Co
 becomes of the stream, and nothing between Send and Settle can fail.
 """
 
-from bursar.effects import Learned, Now, Pause, Reserve, Send, Settle
+from bursar.effects import Join, Keep, Learned, Now, Pause, Recall, Reserve, Send, Settle
 from bursar.policy import Policy
-from bursar.rules import book, budget, retry, route
-from bursar.types import Call, Entry, Hold, Outcome, Plan, Ratios, Refused, Verdict
+from bursar.rules import book, budget, retry, reuse, route
+from bursar.types import CacheState, Call, Entry, Hold, Kept, Outcome, Plan, Ratios, Refused, Verdict
 
 
 async def handle(call: Call, policy: Policy) -> Verdict:
-    """Walk the plans that serve the call, best first; where a budget is used up, one rung of its ladder lower."""
+    """An answer that is known already, or the call's own."""
     plans = route.ladder(call, policy)
     if isinstance(plans, Refused):
         return await refuse(call, book.opening(call, route.nowhere(call), 1, await Now(), policy), plans, policy)
+    known = reuse.wanted(call, plans, policy)
+    if known is not None:
+        return await reused(call, plans, known, policy)
+    if call.cache == "only":
+        return await refuse(call, book.opening(call, plans[0], 1, await Now(), policy), reuse.MISS, policy)
+    return await answered(call, plans, policy)
+
+
+async def reused(call: Call, plans: tuple[Plan, ...], known: reuse.Reuse, policy: Policy) -> Verdict:
+    """Exact first, free and certain: a kept answer, then that of an equal call under way; else one's own, kept."""
+    found = await Recall(known.key, call) if known.reads else None
+    if found is not None and found.fresh_until > await Now():
+        return await give(call, plans[0], found, "hit", policy)
+    if call.cache == "only":
+        return await refuse(call, book.opening(call, plans[0], 1, await Now(), policy), reuse.MISS, policy)
+    joined = await Join(known.key, call, waits=found is None) if known.leads else "alone"
+    if isinstance(joined, Kept):
+        return await give(call, plans[0], joined, "coalesced", policy)
+    if found is not None and joined == "alone":  # stale, and somebody fetches a fresh one
+        return await give(call, plans[0], found, "hit", policy)
+    verdict = await answered(call, reuse.keeping(plans, known), policy)
+    if known.writes:
+        fresh = reuse.kept(known, verdict)
+        await Keep(known.key, call.request_id, fresh, reuse.again(verdict.outcome))
+    return verdict
+
+
+async def give(call: Call, plan: Plan, found: Kept, state: CacheState, policy: Policy) -> Verdict:
+    """An answer that was paid for before: it claims nothing, costs nothing and is a row."""
+    entry = book.opening(call, plan, 1, await Now(), policy)
+    at = await Now()
+    entry = reuse.hit(entry, found, state, at)
+    await Settle(Hold(entry.request_id, entry.attempt), entry)
+    return Verdict(reuse.served(found, at), entry, attempts=0)
+
+
+async def answered(call: Call, plans: tuple[Plan, ...], policy: Policy) -> Verdict:
+    """Walk the plans that serve the call, best first; where a budget is used up, one rung of its ladder lower."""
     verdict = Verdict(Refused("no plan was left to try"), None, attempts=0)
     for rung in budget.rungs(call, plans, policy):
         if not budget.skips(rung, verdict):

@@ -215,6 +215,31 @@ class Call(msgspec.Struct, frozen=True):
     """The answer must not be kept (Cache-Control: no-store)."""
 
 
+Ttl: TypeAlias = Literal["5m", "30m", "1h"]
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A marker for the provider's prompt cache at the end of that block of View.blocks, kept for so long."""
+
+    block: int
+    ttl: Ttl
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """The hints to a provider's prompt cache that are added to one request; false where there is nothing to add."""
+
+    marks: tuple[Mark, ...] = ()
+    explicit: bool = False
+    """OpenAI from 5.6: no implicit marker at the end of the prompt. Without marks nothing is cached."""
+    key: str | None = None
+    """prompt_cache_key."""
+    covered: int = 0
+    """Estimated tokens up to the last marker, an implicit one included: what the cache should read or write."""
+
+    def __bool__(self) -> bool:
+        return bool(self.marks or self.explicit or self.key)
+
+
 class Plan(msgspec.Struct, frozen=True):
     """One way to serve a call: which provider and model, and the edits of the body that this needs."""
 
@@ -237,6 +262,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The key under which the answer may be kept: it is gathered while it passes."""
     keep_tools: bool = False
     """An answer that calls tools may be kept too."""
+    marks: Marks | None = None
+    """For the provider's prompt cache; None: the step has not asked for any, and nothing is learned from it."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -546,6 +573,10 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     price_id: str | None = None
     stored_at: Instant
     fresh_until: Instant
+    tools: bool = False
+    """It may call tools: each time that it is given its calls get ids of their own."""
+    content_type: str = "application/json"
+    """Of the body as it is given: a stream's where the caller asked for one."""
     gone_at: Instant
     """Absolute: between fresh_until and this it may still be served while one call refreshes it."""
 

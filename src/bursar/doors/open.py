@@ -81,6 +81,7 @@ def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
         refuse_status=settings.refuse_status,
         on_disconnect=settings.on_disconnect,
         capture=settings.capture,
+        cache_key=derive(digest_key, "answers"),
         digest_key=digest_key,
     )
 

@@ -5,15 +5,17 @@ that nothing can cancel it, and where no loop is left to run a drain what was se
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Pause, Reserve, Send
+from bursar.effects import Effect, Join, Pause, Reserve, Send
 from bursar.policy import Policy
 from bursar.rules import hangup
-from bursar.types import Call, Headers, Outcome, Verdict
+from bursar.stores.receipt import hand_over
+from bursar.types import Call, Headers, Joined, Outcome, Verdict
 
 
 class AsyncExchange(Protocol):
@@ -47,11 +49,19 @@ class AsyncDriver:
         run = _Run(self, call, upstream)
         return await run.drive(run.life.step(None))
 
-    async def wait(self, effect: Reserve | Pause) -> Any:
+    async def wait(self, effect: Reserve | Pause | Join) -> Any:
         """Perform an effect that takes a while, without blocking the loop; the others take none."""
-        if isinstance(effect, Reserve):
-            return await self.world.store.reserve_async(effect.entry, effect.ask)
-        return await asyncio.sleep(effect.ms / 1000)
+        match effect:
+            case Reserve(entry, ask):
+                return await self.world.store.reserve_async(entry, ask)
+            case Join(key, call, waits):
+                loop = asyncio.get_running_loop()
+                future: asyncio.Future[Joined] = loop.create_future()
+                receipt = self.world.flights.join(key, call.request_id, waits=waits)
+                receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
+                return self.world.joined(call, await future)
+            case Pause(ms):
+                return await asyncio.sleep(ms / 1000)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it in a task that nobody awaits and nothing collects before it is done."""
@@ -89,7 +99,7 @@ class _Run:
                     if isinstance(sent, Answer):
                         return sent
                     asked = life.step(sent)
-                elif isinstance(asked, Reserve | Pause):
+                elif isinstance(asked, Reserve | Pause | Join):
                     asked = life.step(await driver.wait(asked))
                 else:
                     asked = life.step(driver.world.perform(asked))
@@ -99,6 +109,7 @@ class _Run:
             raise
         except BaseException:
             life.close()
+            driver.world.flights.leave(self.call.request_id)
             raise
         return Answer(asked.entry, asked, standing=asked.standing)
 
@@ -189,7 +200,10 @@ class _Parked:
             return False
         self._left = True
         driver = self.run.driver
-        wants = not self.attempt.terminal and hangup.drains(self.run.call, self.attempt.entry, driver.policy)
+        wants = not self.attempt.terminal and (
+            hangup.drains(self.run.call, self.attempt.entry, driver.policy)
+            or driver.world.flights.awaited(self.attempt.plan.keep)
+        )
         if wants and driver.drains < driver.policy.drain.streams:
             driver.drains += 1
             self._counted = True

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Reserve, Send
+from bursar.effects import Effect, Join, Reserve, Send
 from bursar.policy import Drain, Policy
 from bursar.rules import hangup
 from bursar.types import Call, Headers, Outcome, Verdict
@@ -71,10 +71,11 @@ class _Run:
                 else:
                     asked = life.step(world.perform(asked))
         except BaseException as fault:
-            if isinstance(asked, Reserve) and not isinstance(fault, Exception):
+            if isinstance(asked, Reserve | Join) and not isinstance(fault, Exception):
                 # Interrupted while it waited: what was or will be granted must not stay held.
                 world.conclude(life, asked, never_sent(self.call, world.clock))
             life.close()
+            world.flights.leave(self.call.request_id)
             raise
         return Answer(asked.entry, asked, standing=asked.standing)
 
@@ -151,7 +152,11 @@ class _Parked:
                 return
             self._left = True
         run = self.run
-        wants = not self.attempt.terminal and hangup.drains(run.call, self.attempt.entry, run.driver.policy)
+        driver = run.driver
+        wants = not self.attempt.terminal and (
+            hangup.drains(run.call, self.attempt.entry, driver.policy)
+            or driver.world.flights.awaited(self.attempt.plan.keep)
+        )
         if not (wants and run.driver.drains.take(self)):
             self.end(self.attempt.hung_up())
 

@@ -18,43 +18,60 @@ class Flights:
     def __init__(self) -> None:
         self._gate = threading.Lock()
         self._lock = threading.Lock()
-        self._flights: dict[bytes, OrderedDict[str, Receipt[Joined]]] = {}
         self._leaders: dict[bytes, str] = {}
+        self._waiting: dict[bytes, OrderedDict[str, Receipt[Joined]]] = {}
+        self._where: dict[str, bytes] = {}
+        """The flight that a call leads or waits for."""
 
-    def join(self, key: bytes, request_id: str) -> Receipt[Joined]:
-        """Resolved at once for a leader; for the others when the leader's answer is there, or is not to come."""
+    def join(self, key: bytes, request_id: str, *, waits: bool = True) -> Receipt[Joined]:
+        """Resolved at once for a leader, and for who would not wait; else when the leader's answer is there or not."""
         receipt: Receipt[Joined] = Receipt(self._gate)
+        answer: Joined = "leads"
         with self._lock:
             if key in self._leaders:
-                self._flights[key][request_id] = receipt
-                return receipt
-            self._leaders[key] = request_id
-            self._flights[key] = OrderedDict()
-        resolve(self._gate, [(receipt, "leads", None)])
+                answer = "alone"
+                if waits:
+                    self._waiting[key][request_id] = receipt
+                    self._where[request_id] = key
+                    return receipt
+            else:
+                self._leaders[key] = request_id
+                self._waiting[key] = OrderedDict()
+                self._where[request_id] = key
+        resolve(self._gate, [(receipt, answer, None)])
         return receipt
 
     def awaited(self, key: bytes | None) -> bool:
         """Somebody waits for this answer: it is read to its end though its caller has left."""
-        return key is not None and bool(self._flights.get(key))
+        return key is not None and bool(self._waiting.get(key))
 
     def land(self, key: bytes, request_id: str, kept: Kept | None, *, again: bool) -> None:
         """The leader's end. again: another may fare better, so the first who waits is sent."""
         with self._lock:
             if self._leaders.get(key) != request_id:
                 return
-            waiting = self._flights[key]
+            self._where.pop(request_id, None)
+            waiting = self._waiting[key]
             if kept is None and again and waiting:
                 heir, receipt = waiting.popitem(last=False)
                 self._leaders[key] = heir
                 told: list[tuple[Receipt[Joined], Joined]] = [(receipt, "leads")]
             else:
-                del self._leaders[key], self._flights[key]
+                del self._leaders[key], self._waiting[key]
+                for other in waiting:
+                    self._where.pop(other, None)
                 told = [(receipt, "alone" if kept is None else kept) for receipt in waiting.values()]
         resolve(self._gate, [(receipt, answer, None) for receipt, answer in told])
 
-    def leave(self, key: bytes, request_id: str) -> None:
+    def leave(self, request_id: str) -> None:
         """A call is given up, whether it waits or leads."""
         with self._lock:
-            waited = self._flights.get(key, OrderedDict[str, Receipt[Joined]]()).pop(request_id, None)
-        if waited is None:
+            key = self._where.get(request_id)
+            if key is None:
+                return
+            leads = self._leaders.get(key) == request_id
+            if not leads:
+                self._where.pop(request_id)
+                self._waiting[key].pop(request_id, None)
+        if leads:
             self.land(key, request_id, None, again=True)

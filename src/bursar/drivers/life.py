@@ -24,13 +24,14 @@ from bursar.types import (
     Headers,
     Hold,
     Instant,
+    Kept,
     Outcome,
     Reading,
     Standing,
     Timing,
     Verdict,
 )
-from bursar.wire import dialect, peek
+from bursar.wire import dialect, peek, replay
 from bursar.wire.dialect import Meter
 
 Clock = Callable[[], Instant]
@@ -40,6 +41,8 @@ HOP_BY_HOP = frozenset(
      "upgrade", "proxy-connection")
 )  # fmt: skip
 _LONGEST_ERROR = 500
+_LARGEST_KEPT = 4 << 20
+"""Bytes of an answer that is kept."""
 
 
 class TransportFailure(Exception):
@@ -123,6 +126,8 @@ class Attempt:
         self._meter: Meter | None = None
         self._decoder: Decoder | None = None
         self._trouble: str | None = None
+        self._pieces: list[bytes] | None = None if send.plan.keep is None else []
+        self._gathered = 0
         self.headers: Headers = ()
 
     def shipment(self) -> Shipment:
@@ -158,7 +163,8 @@ class Attempt:
         status, timing = self._status or 0, self._timing()
         body = self._decoded(body, last=True)
         if 200 <= status < 300:
-            return Completed(status, self.headers, body, self._dialect.read(body, self.call.view, self.headers), timing)
+            reading = self._dialect.read(body, self.call.view, self.headers)
+            return Completed(status, self.headers, body, reading, timing, self._keepable(body))
         text = body[:_LONGEST_ERROR].decode("utf-8", "replace")
         return Failed(
             status, self.headers, body, f"HTTP {status}: {text}", Reading(terms=self.call.view.terms), timing,
@@ -176,6 +182,8 @@ class Attempt:
             self._first = self._clock()
         if self._decoder is not None:
             chunk = self._decoded(chunk)
+        if self._pieces is not None:
+            self._gather(chunk)
         passed = self._metered().feed(chunk)
         if self._extends:
             self._extend()
@@ -200,8 +208,10 @@ class Attempt:
         """The provider's end of a relayed answer: bytes still held back, and the outcome."""
         meter = self._metered()
         tail = self._decoded(b"", last=True)
+        if tail and self._pieces is not None:
+            self._gather(tail)
         tail = (meter.feed(tail) if tail else b"") + meter.close()
-        return tail, self._completed(meter.reading())
+        return tail, self._completed(meter.reading(), self._whole())
 
     def hung_up(self, *, drained: bool = False) -> Outcome:
         """The caller went away. After the terminal event that is no abandonment: the answer was complete."""
@@ -210,7 +220,8 @@ class Attempt:
             return self._completed(reading)
         if self._trouble is not None and reading.error is None:
             reading = msgspec.structs.replace(reading, error=self._trouble)
-        return Abandoned(self._status, self.headers, reading, self._timing(), drained)
+        whole = self._whole() if drained else None
+        return Abandoned(self._status, self.headers, reading, self._timing(), drained, whole)
 
     def drained(self) -> Outcome:
         """The caller had gone and the rest was read in the background, to the end or as far as it went."""
@@ -239,8 +250,29 @@ class Attempt:
         event = self._dialect.error_event(f"the provider's stream broke: {failure.error}", "api_error")
         return b"\n\n" + event if self._meter is not None and self._meter.midway else event
 
-    def _completed(self, reading: Reading) -> Outcome:
-        return Completed(self._status or 0, self.headers, None, reading, self._timing())
+    def _completed(self, reading: Reading, keepable: bytes | None = None) -> Outcome:
+        return Completed(self._status or 0, self.headers, None, reading, self._timing(), keepable)
+
+    def _gather(self, chunk: bytes) -> None:
+        """Put a piece of the answer aside; one that grows too large is not kept."""
+        self._gathered += len(chunk)
+        if self._gathered > _LARGEST_KEPT:
+            self._pieces = None
+        elif self._pieces is not None:
+            self._pieces.append(chunk)
+
+    def _whole(self) -> bytes | None:
+        """The whole answer that the stream came to, where it may be kept."""
+        if self._pieces is None:
+            return None
+        body = replay.gathered(self.call.api, b"".join(self._pieces))
+        return None if body is None else self._keepable(body)
+
+    def _keepable(self, body: bytes) -> bytes | None:
+        plan = self.plan
+        if plan.keep is None or len(body) > _LARGEST_KEPT:
+            return None
+        return body if replay.unstorable(self.call.api, body, tools_ok=plan.keep_tools) is None else None
 
     def _metered(self) -> Meter:
         if self._meter is None:
@@ -273,6 +305,21 @@ def never_sent(call: Call, clock: Clock) -> Callable[[], Outcome]:
         return Failed(None, (), None, "cancelled before it was sent", reading, Timing(now, None, now), unsent=True)
 
     return outcome
+
+
+def shaped(call: Call, kept: Kept) -> Kept | None:
+    """A kept answer as this call asks for it; None: it has no such shape."""
+    body: bytes | None = kept.body
+    if kept.tools and body is not None:
+        body = replay.renewed(call.api, body, call.request_id)
+    if body is None or not call.view.stream:
+        return None if body is None else msgspec.structs.replace(kept, body=body)
+    events = replay.streamed(call.api, body, call.view)
+    if events is None:
+        return None
+    if call.api == "gemini" and "alt=sse" not in call.path:
+        return msgspec.structs.replace(kept, body=replay.as_array(events))
+    return msgspec.structs.replace(kept, body=events, content_type="text/event-stream")
 
 
 def retry_after_ms(headers: Headers, now: Instant) -> int | None:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from bursar.drivers.life import Life
-from bursar.effects import Effect, Learned, Now, Pause, Reserve, Send, Settle
+from bursar.drivers.flights import Flights
+from bursar.drivers.life import Life, shaped
+from bursar.effects import Effect, Join, Keep, Learned, Now, Pause, Recall, Reserve, Send, Settle
 from bursar.stores.base import Store
-from bursar.types import Entry, Hold, Instant, Outcome, Verdict
+from bursar.types import Call, Entry, Hold, Instant, Joined, Kept, Outcome, Verdict
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class StoreWorld:
         clock: Callable[[], Instant] = wall_clock,
     ) -> None:
         self.store, self.clock, self._settled = store, clock, settled
+        self.flights = Flights()
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._errand_boy: threading.Thread | None = None
 
@@ -76,6 +78,13 @@ class StoreWorld:
             case Settle(hold, entry):
                 self.store.settle(hold, entry)
                 answer = self._settled(entry)
+            case Recall(key, call):
+                answer = self.recall(key, call)
+            case Join(key, call, waits):
+                answer = self.joined(call, self.flights.join(key, call.request_id, waits=waits).result())
+            case Keep(key, request_id, kept, again):
+                self.keep(key, request_id, kept, again=again)
+                answer = None
             case Learned(provider, model):
                 answer = self.store.ratios(provider, model)
             case Pause(ms):
@@ -99,7 +108,25 @@ class StoreWorld:
                     answer = outcome()
                 case Pause():
                     answer = None
+                case Join(_, call):
+                    self.flights.leave(call.request_id)
+                    answer = "alone"
                 case _:
                     answer = self.perform(asked)
             asked = life.step(answer)
         return asked
+
+    def recall(self, key: bytes, call: Call) -> Kept | None:
+        """The kept answer, as the call asks for it."""
+        kept = self.store.cache.get(key, self.clock())
+        return None if kept is None else shaped(call, kept)
+
+    def joined(self, call: Call, answer: Joined) -> Joined:
+        """What a flight came to, as the call asks for it; what has no such shape is no answer."""
+        return answer if isinstance(answer, str) else shaped(call, answer) or "alone"
+
+    def keep(self, key: bytes, request_id: str, kept: Kept | None, *, again: bool) -> None:
+        """Keep an answer and end its flight."""
+        if kept is not None:
+            self.store.cache.put(key, kept)
+        self.flights.land(key, request_id, kept, again=again)

@@ -26,6 +26,7 @@ from bursar.types import (
     Price,
     Ratios,
     Reading,
+    RefusalKind,
     Refused,
     Status,
     Terms,
@@ -66,6 +67,7 @@ def opening(call: Call, plan: Plan, attempt: int, at: Instant, policy: Policy) -
         tier=plan.tier,
         route_reason=plan.reason,
         stream=view.stream,
+        cache="bypass" if plan.keep is None else "miss",
         hold_nanos=_hold(call, plan, tokens, at, policy),
         terms=view.terms,
         input_estimate=tokens,
@@ -159,13 +161,16 @@ def refusal(entry: Entry, refused: Refused, policy: Policy) -> Entry:
     )
 
 
+_STATUSES: dict[RefusalKind, int] = {"held": 429, "miss": 504}
+
+
 def refusal_status(refused: Refused, policy: Policy) -> int:
     """The HTTP status: 404 where nobody serves it, 200 for a partial answer, 429 while held, else the policy's."""
     if refused.unroutable:
         return 404
     if refused.answer is not None:
         return 200
-    return 429 if refused.kind == "held" else policy.refuse_status
+    return {"held": 429, "miss": 504}.get(refused.kind, policy.refuse_status)
 
 
 def needs_estimate(outcome: Outcome) -> bool:

@@ -26,8 +26,10 @@ from bursar.types import (
     Kept,
     Outcome,
     Plan,
+    Reading,
     Refused,
     Tags,
+    Timing,
     Verdict,
 )
 
@@ -133,6 +135,7 @@ def kept(reuse: Reuse, verdict: Verdict) -> Kept | None:
         cost_nanos=entry.cost_nanos,
         usage=entry.usage,
         price_id=entry.price_id,
+        tools=reuse.rule.tools,
         stored_at=at,
         fresh_until=fresh,
         gone_at=Instant(fresh + reuse.rule.stale_ms * 1_000),
@@ -163,6 +166,13 @@ def hit(entry: Entry, found: Kept, state: CacheState, at: Instant) -> Entry:
         saved_nanos=found.cost_nanos,
         price_id=found.price_id,
     )
+
+
+def served(found: Kept, at: Instant) -> Completed:
+    """The outcome of an answer that is given again."""
+    age = ("age", str(max(0, at - found.stored_at) // 1_000_000))
+    headers = (("content-type", found.content_type), age)
+    return Completed(200, headers, found.body, Reading(model=found.model, terminal=True), Timing(at, at, at))
 
 
 def key(call: Call, plan: Plan, scope: str, secret: bytes) -> bytes | None:

@@ -12,6 +12,7 @@ from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from bursar.rules.grant import Counter
+from bursar.stores.cache import AnswerCache
 from bursar.stores.counters import Counters
 from bursar.stores.forest import Run
 from bursar.stores.receipt import Receipt
@@ -50,6 +51,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
     provider: str | None = None
     status: str | None = None
+    cache: str | None = None
     since: Instant | None = None
     until: Instant | None = None
 
@@ -145,7 +147,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 By: TypeAlias = str
-"""agent | step | user | session | model | tier | provider | api | tag:K | day | hour | total"""
+"""agent | step | user | session | model | tier | provider | api | cache | tag:K | day | hour | total"""
 
 
 class Store(Protocol):
@@ -153,6 +155,10 @@ class Store(Protocol):
 
     Reads see all that this process has submitted before them and never hold up the writer.
     """
+
+    @property
+    def cache(self) -> AnswerCache:
+        """The answers that are kept to be given again: beside the books, never in their way."""
 
     def reserve(self, entry: Entry, ask: Ask = ...) -> Receipt[Hold | Refused]:
         """Open the row and hold all that is asked, in one atomic step, or neither: rules/grant.py decides.

@@ -5,6 +5,7 @@ the others write, so a purge holds for all of them at once.
 """
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -52,6 +53,7 @@ class AnswerCache:
         """path: None keeps the answers in memory and forgets them with the process."""
         self._path, self._most = path, most_bytes
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._puts = 0
         self._logged = -_LOG_EVERY_SECONDS
@@ -126,6 +128,8 @@ class AnswerCache:
                 total -= size
 
     def _ask(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        if self._process != os.getpid():  # in a forked child the connection and the lock are the parent's
+            self._lock, self._connection, self._process = threading.Lock(), None, os.getpid()
         with self._lock:
             try:
                 return work(self._open())

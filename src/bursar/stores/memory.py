@@ -33,6 +33,7 @@ from bursar.stores.base import (
     Toucher,
     system_clock,
 )
+from bursar.stores.cache import AnswerCache
 from bursar.stores.forest import Run
 from bursar.stores.receipt import Answer, Receipt, hand_over, resolve
 from bursar.stores.rows import LABEL_FILTERS, RUN_FILTERS, check_filter, cursor_of, parse_cursor, taken_twice
@@ -64,6 +65,10 @@ class MemoryStore:
         """Settlements that fell: of rows closed already, or without a row."""
         self._books.owners.add(self._owner)
         self.sweep()
+
+    @property
+    def cache(self) -> AnswerCache:
+        return self._books.cache
 
     def reserve(self, entry: Entry, ask: Ask = _FREE) -> Receipt[Hold | Refused]:
         receipt: Receipt[Hold | Refused] = Receipt(self._gate)

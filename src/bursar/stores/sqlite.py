@@ -35,6 +35,7 @@ from bursar.stores.base import (
     Toucher,
     system_clock,
 )
+from bursar.stores.cache import AnswerCache
 from bursar.stores.draft import Errand, Extending, Job, Reserving, Settling, Sweeping
 from bursar.stores.forest import Run
 from bursar.stores.group import GroupCommit, When
@@ -90,8 +91,16 @@ class _Room:
 class SqliteStore:
     """A store in one file, which is made, or brought up to date, where it has to be."""
 
-    def __init__(self, path: str | os.PathLike[str], connect: Connect = connect, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        connect: Connect = connect,
+        clock: Clock = system_clock,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        """cache: where answers are kept; None: in a file of its own beside the ledger's."""
         self.path, self._connect, self._clock = Path(path).absolute(), connect, clock
+        self.cache = cache or AnswerCache(self.path.with_name(self.path.name + ".cache"))
         self._migrate()
         self._enter()
         if self._orphaned():
@@ -168,6 +177,7 @@ class SqliteStore:
 
     def close(self) -> None:
         self._finalizer()
+        self.cache.close()
 
     def calls(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Entry]:
         return self._behind().calls(filters, limit, cursor)

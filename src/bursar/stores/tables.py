@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from bursar.stores.answers import Cut, Period, Standing
 from bursar.stores.balances import CounterKey
 from bursar.stores.base import BudgetLine, Key
+from bursar.stores.cache import AnswerCache
 from bursar.stores.counters import Cell, Vector
 from bursar.stores.forest import Bin, Run, RunKey, Weight
 from bursar.stores.rows import RowKey
@@ -37,6 +38,7 @@ class Books:
         self.waiters: dict[RowKey, Waiter] = {}
         self.keys: dict[str, Key] = {}
         self.owners: set[str] = set()
+        self.cache = AnswerCache(None)
         self.departed = False
         """An owner has closed since the last sweep."""
 
