@@ -17,7 +17,7 @@ from bursar.doors.library.pump import Pump
 from bursar.drivers.life import Answer, Shipment, TransportFailure
 from bursar.rules import hangup
 from bursar.stores.base import StoreFailure
-from bursar.types import Abandoned, Call, Completed, Failed, Headers, Refused, Verdict
+from bursar.types import Abandoned, Call, Completed, Entry, Failed, Headers, Refused, Verdict
 from bursar.wire.dialect import OTHER, Dialect
 
 _UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
@@ -224,19 +224,28 @@ class Sending:
             self.last.keep = None
             if isinstance(self.last, Exchange):
                 return self._respond(answer.status, answer.headers, kit.streamed(answer.relay))
-            if answer.entry is not None and hangup.drains(self.call, answer.entry, self.door.desk.policy):
+            if answer.entry is not None and self._outlives(answer.entry):
                 self.last.outlive_cancellation()
             return self._respond(answer.status, answer.headers, kit.streamed_async(answer.relay))
         if answer.verdict is None:
             raise RuntimeError("a driver answered with neither verdict nor relay")
         outcome = answer.verdict.outcome
         match outcome:
+            case Completed() if answer.entry is not None and answer.entry.status == "hit":
+                about = (("x-bursar-request-id", self.call.request_id), ("x-bursar-cache", str(answer.entry.cache)))
+                return kit.module.Response(
+                    outcome.status, headers=(*outcome.headers, *about), content=outcome.body or b""
+                )
             case Completed():
                 return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body or b"", None))
             case Failed():
                 return self._failed(outcome, answer.verdict)
             case Refused() | Abandoned():
                 raise RuntimeError("the call was given up while its caller waited for it")
+
+    def _outlives(self, entry: Entry) -> bool:
+        """A caller who is cancelled leaves a stream that tells the bill, or that others may wait for."""
+        return entry.cache == "miss" or hangup.drains(self.call, entry, self.door.desk.policy)
 
     def _failed(self, outcome: Failed, verdict: Verdict) -> Any:
         """An error as the provider sent it, or as the transport raised it, at the very place where it came."""
