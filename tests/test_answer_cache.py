@@ -79,6 +79,13 @@ def test_processes_share_it_and_a_restart_keeps_it(tmp_path: Path) -> None:
     assert other.get(key(1), Instant(0)) is None
 
 
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    """It holds what callers were answered, and so do the files that SQLite puts beside it."""
+    cache = AnswerCache(tmp_path / "c")
+    cache.put(key(1), ONE)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_a_broken_file_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Counted, logged once, never raised; and it may be put right while we run."""
     path = tmp_path / "c"

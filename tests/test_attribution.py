@@ -151,6 +151,36 @@ def test_a_runs_limits_by_header_are_a_further_cap() -> None:
     assert tags(run).line == ()
 
 
+@pytest.mark.parametrize(
+    ("headers", "wish", "no_store"),
+    [
+        ([], None, False),
+        *[([("x-bursar-cache", wish)], wish, False) for wish in ("on", "off", "refresh", "only")],
+        ([("cache-control", "no-store")], None, True),
+        ([("cache-control", "no-cache")], "refresh", False),
+        ([("cache-control", "max-age=0, No-Cache ,no-store")], "refresh", True),
+        ([("cache-control", "max-age=0"), ("cache-control", "no-store")], None, True),
+        ([("cache-control", "only-if-cached")], "only", False),
+        ([("cache-control", "no-storey, public, no-cache=x")], None, False),
+        ([("helicone-cache-enabled", "False")], "off", False),
+        ([("helicone-cache-enabled", "true")], None, False),
+        ([("x-portkey-cache-force-refresh", "true")], "refresh", False),
+        ([("x-portkey-cache-force-refresh", "false")], None, False),
+        ([("x-bursar-cache", "on"), ("helicone-cache-enabled", "false")], "off", False),
+        ([("x-bursar-cache", "on"), ("cache-control", "no-cache")], "refresh", False),
+        ([("x-bursar-cache", "refresh"), ("helicone-cache-enabled", "false")], "off", False),
+        ([("x-bursar-cache", "off"), ("cache-control", "no-cache, no-store")], "off", True),
+        ([("x-bursar-cache", "only"), ("helicone-cache-enabled", "false")], "only", False),
+        ([("x-bursar-cache", "only"), ("cache-control", "no-cache, no-store")], "only", True),
+    ],
+)
+def test_what_is_wanted_of_the_caches(headers: Any, wish: str | None, no_store: bool) -> None:
+    """The narrowest of what is said, in whichever order; `only` first, for it promises that nothing is spent."""
+    for ordered in (headers, headers[::-1]):
+        asked = attribution.read(tuple(ordered), (), None)
+        assert (asked.cache, asked.no_store, asked.forwarded) == (wish, no_store, ())
+
+
 @given(st.decimals(0, 999_999_999, allow_nan=False, allow_infinity=False, places=9))
 def test_a_calls_own_limit_is_exact(amount: Decimal) -> None:
     """x-bursar-max-cost-usd in nano-dollars; None where it is not said; it does not go on."""

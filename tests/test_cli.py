@@ -33,7 +33,7 @@ from bursar.types import Entry, Hold, Instant
 BURSAR = [sys.executable, "-m", "bursar.doors.cli"]
 COMMANDS = (
     "demo", "init", "check", "serve", "sandbox", "report", "runs", "run", "price", "verify", "export", "import",
-    "keys create", "keys list", "keys revoke", "budgets", "budgets suggest",
+    "keys create", "keys list", "keys revoke", "budgets", "budgets suggest", "doctor",
 )  # fmt: skip
 DEADLINE = 20.0
 

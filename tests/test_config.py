@@ -12,9 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.config import BudgetSection, ConfigError, Fault, MatchSection, StepSection, load, schema
+from bursar.config import (
+    BudgetSection,
+    ConfigError,
+    Fault,
+    MatchSection,
+    SemanticSection,
+    StepCacheSection,
+    StepSection,
+    load,
+    schema,
+)
 from bursar.doors.open import make_policy, open_books
-from bursar.policy import Budget, Candidate, Match, Policy, StepRule
+from bursar.policy import Budget, Candidate, Match, Policy, ResponseCache, SemanticCache, StepRule
 from conftest import ROOT
 
 
@@ -230,9 +240,9 @@ def test_a_name_is_one_budgets_own(tmp_path: Path) -> None:
 
 def test_what_steps_are_not_yet_is_refused(tmp_path: Path) -> None:
     """Each key that this version would not act on, at its own line; match and max_output_tokens are known."""
-    rules = 'tier = "s"\ncascade = []\nvalidate = { regex = "x" }\ncache = { response = "1h" }\nprompt_cache = "auto"\n'
+    rules = 'tier = "s"\ncascade = []\nvalidate = { regex = "x" }\n'
     found = faults(tmp_path, f"[[steps]]\nmatch = {{ step = 'a' }}\n[[steps]]\n{rules}max_output_tokens = 0\n")
-    names = ("tier", "cascade", "validate", "cache", "prompt_cache", "max_output_tokens")
+    names = ("tier", "cascade", "validate", "max_output_tokens")
     assert [(f.line, f.key) for f in found] == [(at, f"steps[1].{name}") for at, name in enumerate(names, 4)]
     assert all("not enforced by this version" in f.message for f in found[:-1])
 
@@ -284,6 +294,86 @@ def test_a_budget_is_what_its_section_says(tmp_path: Path) -> None:
     assert told.steps == (StepRule(match=Match(step="extract_*"), max_output_tokens=800), StepRule())
     assert (told.unknown_price, told.opaque_input_tokens, told.refuse_status) == ("refuse", 0, 422)
     assert told.finish_text == "No more of {budget}."
+
+
+def test_a_steps_caches_are_what_its_section_says(tmp_path: Path) -> None:
+    """Every key arrives in the policy; what is left out is the policy's own default."""
+    told = policy_of(
+        tmp_path,
+        """
+        [cache]
+        max_bytes = "1GiB"
+        path = "answers.db"
+        [[steps]]
+        match = { step = "extract" }
+        cache = { response = "2d", stale = "1.5h", scope = "tenant", tools = true }
+        prompt_cache = "auto"
+        [[steps]]
+        cache = { response = "1h" }
+        [[steps]]
+        [steps.cache.semantic]
+        threshold = 0.95
+        max_error = 0.05
+        ttl = "12h"
+        scope = "session"
+        mode = "shadow"
+        strict = true
+        [[steps]]
+        cache = { semantic = {} }
+        """,
+    )
+    first = ResponseCache(ttl_ms=172_800_000, stale_ms=5_400_000, scope="tenant", tools=True)
+    semantic = SemanticCache(
+        ttl_ms=43_200_000, threshold=0.95, max_error=0.05, scope="session", mode="shadow", strict=True
+    )
+    assert told.steps == (
+        StepRule(match=Match(step="extract"), response_cache=first, prompt_cache="auto"),
+        StepRule(response_cache=ResponseCache(ttl_ms=3_600_000)),
+        StepRule(semantic_cache=semantic),
+        StepRule(semantic_cache=SemanticCache(ttl_ms=86_400_000)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("cache", "key", "told"),
+    [
+        ("cache = {}", "cache", "keeps nothing"),
+        ('cache = { stale = "1h" }', "cache", "keeps nothing"),
+        ('cache = { stale = "1h", semantic = {} }', "cache", "expected response with them"),
+        ('cache = { response = "0s" }', "cache.response", "above 0"),
+        ('cache = { response = "11000d" }', "cache.response", "of ten years at most"),
+        ("cache = { response = 24 }", "cache.response", "expected a duration"),
+        ('cache = { response = "1h", scope = "agent" }', "cache.scope", "'user', 'session', 'tenant' or 'global'"),
+        ('cache = { response = "1h", sope = "user" }', "cache.sope", "did you mean scope?"),
+        ("cache = { semantic = { threshold = 92 } }", "cache.semantic.threshold", "at most 1"),
+        ("cache = { semantic = { max_error = 0 } }", "cache.semantic.max_error", "above 0"),
+        ('cache = { semantic = { embedder = { kind = "gpt" } } }', "cache.semantic.embedder.kind", "'minilm'"),
+        ('prompt_cache = "on"', "prompt_cache", "'off' or 'auto'"),
+    ],
+)
+def test_a_wrong_cache_is_told(tmp_path: Path, cache: str, key: str, told: str) -> None:
+    """At its line, with what was expected."""
+    (fault,) = faults(tmp_path, f"[[steps]]\n{cache}\n")
+    assert (fault.line, fault.key) == (2, f"steps[0].{key}")
+    assert told in fault.message
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [('"256MB"', 256_000_000), ('"1 GiB"', 1 << 30), ('"5kB"', 5_000), ("1000", 1_000), ('"0"', 0)],
+)
+def test_sizes(tmp_path: Path, written: str, size: int) -> None:
+    """As people write them, and as bytes."""
+    path = tmp_path / "bursar.toml"
+    path.write_text(f"[cache]\nmax_bytes = {written}\n")
+    assert load(path, {}).cache.max_bytes == size
+
+
+@pytest.mark.parametrize("written", ['"1.5GB"', '"many"', "-1", "true", "1.5", '"9999999999999GB"'])
+def test_sizes_that_are_none(tmp_path: Path, written: str) -> None:
+    """Are faults with an example."""
+    (fault,) = faults(tmp_path, f"[cache]\nmax_bytes = {written}\n")
+    assert (fault.line, fault.key) == (2, "cache.max_bytes")
 
 
 def test_left_alone_the_limits_are_the_policys_own(tmp_path: Path) -> None:
@@ -339,7 +429,7 @@ def test_every_key_of_a_budget_and_a_step_is_told() -> None:
     """On the page about the configuration and in what `bursar init` writes."""
     page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
     template = (ROOT / "src" / "bursar" / "doors" / "cli" / "template.toml").read_text("utf-8")
-    for section in (BudgetSection, StepSection, MatchSection):
+    for section in (BudgetSection, StepSection, StepCacheSection, SemanticSection, MatchSection):
         for key in section.model_fields:
             assert f"`{key}`" in page and re.search(rf"\b{key}\b", template), key
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bursar.policy import Match, ResponseCache, StepRule
+from bursar.policy import Budget, Match, ResponseCache, StepRule
 from bursar.rules import reuse, route
 from bursar.types import Block, Call, Completed, Outcome, Refused, Tags, Verdict, View
 from worlds import T0, Scripted, abandoned, call, completed, failed, policy
@@ -62,10 +62,14 @@ def test_what_may_not_be_kept_is_not(outcome: Outcome) -> None:
     assert trace[-1] == ("land again" if again else "land")
 
 
-def test_an_answer_that_our_limit_may_have_cut_is_not_kept() -> None:
-    """A step's own output limit stands in the way of no answer, but what it gave is nobody else's."""
+def test_an_answer_that_a_budget_made_shorter_is_not_kept() -> None:
+    """A step's own output limit is the step's; what is left of a budget is this caller's affair alone."""
     rules = policy(steps=(replace(RULE, max_output_tokens=50),))
-    assert lived(Scripted([whole()]), rules=rules)[0][-1] == "land"
+    trace, _ = lived(Scripted([whole()]), rules=rules)
+    assert trace[3] == "send openai/gpt-4o limit 50" and trace[-1] == "keep"
+    short = policy(steps=(RULE,), budgets=(Budget(name="b", scope="global", limit_nanos=400_000),))
+    trace, _ = lived(Scripted([whole()]), rules=short)
+    assert trace[3].startswith("send openai/gpt-4o limit") and trace[-1] == "land"
 
 
 def test_an_equal_call_under_way_is_waited_for() -> None:

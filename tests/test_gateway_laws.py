@@ -157,7 +157,7 @@ def test_odd_headers_are_answered(gw: Running, lines: list[str], status: int) ->
     head = ["POST /v1/chat/completions HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *lines]
     answer = gw.raw("\r\n".join([*head, "connection: close", "", ""]).encode("latin-1") + body)
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
-    assert len(gw.rows()) == (status == 200)
+    assert [row.status for row in gw.rows()] == {200: ["completed"], 504: ["refused"]}.get(status, [])
 
 
 @pytest.mark.parametrize(
@@ -348,12 +348,12 @@ def test_a_bad_question_is_answered_with_its_cure(gw: Running, page: str, status
 def test_openapi_lists_what_exists(gw: Running) -> None:
     """Every path of it answers, with its parameters filled in; nothing else is a GET of the admin API."""
     paths = gw.get("/bursar/v1/openapi.json").json()["paths"]
-    for path in paths:
+    for path in (path for path, methods in paths.items() if "get" in methods):
         answer = gw.get(re.sub(r"\{.*\}", "none", path))
         assert answer.status_code == (404 if "{" in path else 200), path
         assert gw.post(path, {}).status_code == 405
     routes = {getattr(route, "path", "").replace(":path", "") for route in gw.app.admin.routes}
-    assert routes - set(paths) == {"/", "/bursar/v1/openapi.json"}
+    assert routes - set(paths) == {"/bursar/v1/openapi.json"}
 
 
 def test_metrics_are_prometheus(gw: Running) -> None:

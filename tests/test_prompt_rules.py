@@ -15,15 +15,16 @@ from bursar.rules.prompt.habits import (
     Trace,
     chain,
     chances,
+    first_return,
     floor_of,
     meet,
     observe,
     summary,
 )
-from bursar.rules.prompt.hints import Mark, Marks, Spot
+from bursar.rules.prompt.hints import Spot
 from bursar.rules.prompt.known import Rules, rules_of
 from bursar.rules.prompt.place import place
-from bursar.types import PPM, Api, Block, BlockKind, Bucket, Instant
+from bursar.types import PPM, Api, Block, BlockKind, Bucket, Instant, Mark, Marks
 
 SECOND = 1_000_000
 RATES: dict[Bucket, int] = {
@@ -273,7 +274,7 @@ def test_one_shot_prompts_are_never_marked() -> None:
         habits = Habits()
         for n in range(20):
             one = row(n, f"{n}", api=api, model=model, system=f"s{n}")  # type: ignore[arg-type]
-            if api == "messages" or n < 16:
+            if api == "messages" or n < 8:
                 assert placed(one, habits) == Marks()
             habits = observe(habits, one)
         last = placed(row(21, "x", api=api, model=model, system="s21"), habits)  # type: ignore[arg-type]
@@ -473,3 +474,19 @@ def test_the_rules_of_a_model(api: Api, model: str | None, style: str, floor: in
     """As caching.md section 5 has them; whom it does not name is left alone."""
     rules = rules_of(api, model)
     assert (rules.style, rules.floor) == (style, floor)
+
+
+@pytest.mark.parametrize(
+    ("counts", "odds"),
+    [
+        ({}, 500_000),
+        ({(1, 0): (0, 0, 0, 0, 0, 0, 12, 0, 0)}, 200_000),
+        ({(1, 1): (6, 0, 0, 0, 0, 0, 0, 0, 0)}, 200_000),
+        ({(1, 3): (4, 0, 0, 4, 0, 0, 0, 0, 0)}, 750_000),
+        ({(1, 5): (900, 0, 0, 0, 0, 0, 0, 0, 0), (2, 0): (900, 0, 0, 0, 0, 0, 0, 0, 0)}, 500_000),
+    ],
+)
+def test_the_odds_of_a_new_system_prompt(counts: dict[tuple[int, int], Any], odds: int) -> None:
+    """Even until others have come: four in mind, who waits counts half; only system prompts at first sight tell."""
+    tally: Any = {kind * 8 + level: told for (kind, level), told in counts.items()}
+    assert first_return(Habits(calls=9, tally=tally), 4) == odds

@@ -162,3 +162,34 @@ def test_the_benchmark_prints_its_lines(model: MiniLM, tmp_path: Path) -> None:
     assert by["s.jsonl", "calibrated@0.05", 1]["hit"] == 0
     assert by["p.jsonl", "cosine@0.80", 1]["must_miss"] == 1.0
     assert by["p.jsonl", "strict@0.80", 1]["must_miss"] == 0.0
+
+
+@pytest.mark.parametrize("exact_up_to", [5, 100])
+def test_two_processes_find_each_others_entries(tmp_path: Path, exact_up_to: int) -> None:
+    """Each connection stands for a process: what either adds is found by both, in the matrix as in the graph."""
+    one, other = (Vectors(tmp_path / "v.db", exact_up_to=exact_up_to) for _ in range(2))
+    rows = some(40)
+    for index in (one, other):
+        assert index.search("n", rows[0], 1) == []
+    for number, row in enumerate(rows):
+        (one, other)[number % 2].add("n", str(number), row)
+    for index in (one, other):
+        for number, row in enumerate(rows):
+            assert index.search("n", row, 1)[0].entry == str(number)
+        assert index.count("n") == 40
+    assert other.delete("n", "0") and not one.delete("n", "0")
+    assert [near.entry for near in other.search("n", rows[0], 40)].count("0") == 0
+    assert len(one.search("n", rows[0], 3)) >= 2
+    one.close()
+    other.close()
+
+
+def test_idle_namespaces_are_closed_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One namespace a user: memory holds those in use, and nobody's entries are lost."""
+    monkeypatch.setattr("bursar.stores.vectors._OPEN", 4)
+    index, rows = Vectors(), some(20)
+    for _ in range(2):
+        for number, row in enumerate(rows):
+            index.add(f"user {number}", "e", row)
+            assert len(index._shelves) <= 4
+    assert all(index.search(f"user {number}", row)[0].entry == "e" for number, row in enumerate(rows))

@@ -3,10 +3,13 @@
 Awaiting suspends the life of a call to its driver and resumes with the answer; mypy infers the answer's type.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from bursar.rules.prompt.marking import Ground
+from bursar.rules.semantic.choose import Around, Told
+from bursar.rules.semantic.question import Question
 from bursar.types import Ask, Call, Entry, Hold, Instant, Joined, Kept, Outcome, Plan, Ratios, Refused
 
 T = TypeVar("T")
@@ -49,6 +52,8 @@ class Send(Effect[Outcome]):
     entry: Entry
     """The row that this attempt has open."""
     hold: Hold
+    call: Call
+    """The life's own call, or a side call of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,16 @@ class Settle(Effect[None]):
     """Close the row and every counter in one transaction. Once for each Hold."""
 
     hold: Hold
+    entry: Entry
+    plan: Plan | None = None
+    """As it was sent: what its marks came to is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habit(Effect[Ground]):
+    """How do the prompts of this row's step come back, and where could the body bear a marker?"""
+
+    call: Call
     entry: Entry
 
 
@@ -65,6 +80,22 @@ class Recall(Effect[Kept | None]):
 
     key: bytes
     call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby(Effect[Around | None]):
+    """Which questions of before are near this one? None: it cannot be found out, and so is a miss."""
+
+    question: Question
+    vector: Sequence[float] | None = None
+    """The question's, where a provider has made it; None: the world embeds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn(Effect[None]):
+    """What came of a call that asked for what is near: learned from behind the call."""
+
+    told: Told
 
 
 @dataclass(frozen=True, slots=True)

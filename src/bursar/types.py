@@ -213,6 +213,10 @@ class Call(msgspec.Struct, frozen=True):
     cache: CacheWish | None = None
     no_store: bool = False
     """The answer must not be kept (Cache-Control: no-store)."""
+    origin: str | None = None
+    """Scheme and host that the door's transport fixes beside the provider (the library: the client's own)."""
+    purpose: Purpose = "call"
+    """Another one: a paid side call of Bursar's own, read whole and never relayed."""
 
 
 Ttl: TypeAlias = Literal["5m", "30m", "1h"]
@@ -258,6 +262,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Forbid tool use and leave the tools where they are: a final answer from the finish reserve."""
     note: str | None = None
     """A short system note for the end of the prompt (tell_model)."""
+    looked: bool = False
+    """A kept answer was looked for and not found."""
     keep: bytes | None = None
     """The key under which the answer may be kept: it is gathered while it passes."""
     keep_tools: bool = False
@@ -604,3 +610,5 @@ class Verdict(msgspec.Struct, frozen=True):
     """What the attempts are known, or held, to have cost."""
     standing: Standing | None = None
     """The tightest budget as the last hold, or the refusal, found it."""
+    lowered: bool = False
+    """A budget made the output limit smaller than the one wanted: nobody else is given this answer."""

@@ -8,22 +8,28 @@ from bursar.config.faults import ConfigError, Fault
 from bursar.config.reading import load, schema
 from bursar.config.sections import (
     BudgetSection,
+    CacheSection,
     DrainSection,
+    EmbedderSection,
     GatewaySection,
     MatchSection,
     PriceSection,
     ProviderSection,
     RetrySection,
     SecretsSection,
+    SemanticSection,
     Settings,
+    StepCacheSection,
     StepSection,
     StoreSection,
 )
 
 __all__ = [
     "BudgetSection",
+    "CacheSection",
     "ConfigError",
     "DrainSection",
+    "EmbedderSection",
     "Fault",
     "GatewaySection",
     "MatchSection",
@@ -31,7 +37,9 @@ __all__ = [
     "ProviderSection",
     "RetrySection",
     "SecretsSection",
+    "SemanticSection",
     "Settings",
+    "StepCacheSection",
     "StepSection",
     "StoreSection",
     "load",

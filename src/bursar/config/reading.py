@@ -24,8 +24,6 @@ _LATER: dict[lines.Path, str] = {
     ("steps", _EACH, "tier"): "a step's tier is",
     ("steps", _EACH, "cascade"): "a step's cascade is",
     ("steps", _EACH, "validate"): "a step's validators are",
-    ("steps", _EACH, "cache"): "a step's cache is",
-    ("steps", _EACH, "prompt_cache"): "a step's prompt cache is",
     ("alerts",): "alerts are",
     ("breakers",): "circuit breakers are",
     ("trials",): "trials are",

@@ -7,8 +7,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from bursar.config.values import (
     BudgetName,
+    Bytes,
     Candidate,
     EnvName,
+    Lasting,
     Milliseconds,
     Name,
     Opaque,
@@ -23,7 +25,7 @@ from bursar.config.values import (
     Whole,
     Zone,
 )
-from bursar.policy import FINISH_TEXT
+from bursar.policy import FINISH_TEXT, CacheScope
 from bursar.types import OnExhausted, Scope, Window
 
 
@@ -158,11 +160,74 @@ class BudgetSection(_Section):
         return self
 
 
+class EmbedderSection(_Section):
+    """What turns a text into a vector: the local MiniLM, from its package or from a folder with its files; or a
+    provider's embeddings endpoint, where each look-up is a paid call."""
+
+    kind: Literal["minilm", "endpoint"] = "minilm"
+    path: Text | None = None
+    model: Candidate | None = None
+    dimensions: Annotated[Whole, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "EmbedderSection":
+        if self.kind == "endpoint" and (self.model is None or self.path is not None):
+            raise ValueError('an endpoint is named by its model: expected model = "openai/text-embedding-3-small"')
+        if self.kind == "minilm" and (self.model is not None or self.dimensions is not None):
+            raise ValueError('model and dimensions are an endpoint\'s: expected kind = "endpoint" with them')
+        return self
+
+
+class SemanticSection(_Section):
+    """Answers given again to questions that mean the same.
+
+    threshold (0.92) alone: a fixed score and the guard, no promise. max_error: the share of wrong hits among the hits
+    that is not to be passed; nothing is served before that is certified, and threshold is only the score's floor.
+    judge: "package.module:function" of (question, stored answer, fresh answer) -> True, False or None.
+    """
+
+    threshold: Portion | None = None
+    max_error: Portion | None = None
+    ttl: Lasting = 86_400_000
+    scope: CacheScope = "user"
+    mode: Literal["serve", "shadow"] = "serve"
+    strict: bool = False
+    judge: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
+    embedder: EmbedderSection = EmbedderSection()
+
+
+class StepCacheSection(_Section):
+    """Which answers of a step are kept and given again, for how long and to whom."""
+
+    response: Lasting | None = None
+    stale: Milliseconds = 0
+    scope: CacheScope = "user"
+    tools: bool = False
+    semantic: SemanticSection | None = None
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> "StepCacheSection":
+        if self.response is None and self.semantic is None:
+            raise ValueError('keeps nothing: expected response, such as response = "24h", semantic, or both')
+        if self.response is None and (self.stale or self.tools):
+            raise ValueError("stale and tools are about answers that response keeps: expected response with them")
+        return self
+
+
 class StepSection(_Section):
     """What holds for the steps that match; the first section that matches a call is the one."""
 
     match: MatchSection = MatchSection()
     max_output_tokens: Annotated[Whole, Field(gt=0)] | None = None
+    cache: StepCacheSection | None = None
+    prompt_cache: Literal["off", "auto"] = "off"
+
+
+class CacheSection(_Section):
+    """Where kept answers are and how much room they may take; path absent: a file beside the ledger."""
+
+    max_bytes: Bytes = 256_000_000
+    path: Text | None = None
 
 
 class Settings(BaseSettings):
@@ -177,6 +242,7 @@ class Settings(BaseSettings):
     prices: dict[Candidate, PriceSection] = {}
     budgets: tuple[BudgetSection, ...] = ()
     steps: tuple[StepSection, ...] = ()
+    cache: CacheSection = CacheSection()
     gateway: GatewaySection = GatewaySection()
     retry: RetrySection = RetrySection()
     drain: DrainSection = DrainSection()

@@ -14,8 +14,12 @@ from bursar.money import NANOS_PER_USD, parse_usd
 from bursar.types import PPM
 
 _KEY_NAME = "expected the name of an environment variable, such as OPENAI_API_KEY, never the secret itself"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
-_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
+_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LONGEST_MS = 10 * 365 * 86_400_000
+"""What is kept for ten years is kept for good, which is not what anybody means."""
+_SIZE = re.compile(r"(\d{1,12})\s*(kB|KB|KiB|MB|MiB|GB|GiB)?", re.ASCII)
+_BYTES = {"": 1, "kB": 10**3, "KB": 10**3, "KiB": 1 << 10, "MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30}
 _DEAREST = 10**9
 """Dollars that no rate and no limit reaches: past them a sum of nano-dollars would leave 64 bits."""
 _LONGEST_NAME = 100
@@ -26,6 +30,22 @@ def _milliseconds(value: object) -> object:
     if told is None:
         raise ValueError('expected a duration such as "500ms", "2s" or "5m"')
     return round(Decimal(told.group(1)) * _UNITS[told.group(2)])
+
+
+def _lasting(value: object) -> object:
+    """A duration that something is kept for: above nothing."""
+    told = _milliseconds(value)
+    if not isinstance(told, int) or not 0 < told <= _LONGEST_MS:
+        raise ValueError('expected a duration above 0 and of ten years at most, such as "24h" or "7d"')
+    return told
+
+
+def _bytes(value: object) -> object:
+    """ "256MB" -> bytes; a bare number is bytes."""
+    told = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
+    if told is None or not isinstance(value, int | str):
+        raise ValueError('expected a size such as "256MB" or "1GiB"')
+    return int(told.group(1)) * _BYTES[told.group(2) or ""]
 
 
 def _rate(value: object) -> object:
@@ -137,6 +157,8 @@ def _zone(value: str) -> str:
 
 
 Milliseconds = Annotated[int, BeforeValidator(_milliseconds, json_schema_input_type=str)]
+Lasting = Annotated[int, BeforeValidator(_lasting, json_schema_input_type=str)]
+Bytes = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=str | int), Field(ge=0, le=1 << 50)]
 Rate = Annotated[str, BeforeValidator(_rate, json_schema_input_type=str | float)]
 Usd = Annotated[int, BeforeValidator(_usd, json_schema_input_type=str | float)]
 Part = Annotated[int, BeforeValidator(_part, json_schema_input_type=float)]

@@ -6,14 +6,13 @@ what was expected. A peer's header or a body claim that is no plain id is passed
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Set
 from urllib.parse import unquote
 
 import msgspec
 
 from bursar.money import parse_usd
-from bursar.types import Cap, Headers, Kin, Tags
+from bursar.types import CacheWish, Cap, Headers, Kin, Tags
 
 ID = re.compile(r"[A-Za-z0-9._:@/-]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9._:@/ -]{1,200}")
@@ -33,6 +32,7 @@ _OURS = {
 }
 _CAPS = ("x-bursar-budget-usd", "x-bursar-budget-tokens")
 _MOST_A_CALL = "x-bursar-max-cost-usd"
+_CACHE_CONTROL = "cache-control"
 _KNOWN = (*_OURS, "x-bursar-tags", "x-bursar-cache", "x-bursar-tier", *_CAPS, _MOST_A_CALL)
 """Any other of ours is refused, not passed over: a limit that is ignored, or an id misspelt, would be a lie."""
 _PEERS: dict[str, tuple[str, ...]] = {
@@ -62,9 +62,7 @@ _CLAIMS: dict[str, tuple[str, ...]] = {
 _LAST: dict[str, tuple[str, ...]] = {"agent": ("baggage:gen_ai.agent.name",)}
 _NAMED_CLAIMS = frozenset(name for names in _CLAIMS.values() for name in names)
 _PREFIXES = ("x-bursar-", "helicone-", "x-litellm-", "x-portkey-")
-_NAMES = frozenset(("baggage", "traceparent", "tracestate", "x-session-id", "session-id", "thread-id", "cache-control"))
-
-CacheWish = Literal["on", "off", "refresh", "only"]
+_NAMES = frozenset(("baggage", "traceparent", "tracestate", "x-session-id", "session-id", "thread-id", _CACHE_CONTROL))
 
 
 class BadHeader(ValueError):
@@ -76,11 +74,14 @@ class Asked(msgspec.Struct, frozen=True):
 
     tags: Tags
     cache: CacheWish | None
+    """What is wanted of Bursar's caches. It narrows what the step's rule allows and never widens it."""
     tier: str | None
     forwarded: Headers
     """The headers that may go on to a provider: none of attribution's or control's is among them."""
     max_cost_nanos: int | None = None
     """What all attempts of the call may cost together at most, in nano-dollars."""
+    no_store: bool = False
+    """The answer must not be kept, nor waited for by others."""
 
 
 class KeyFacts(msgspec.Struct, frozen=True):
@@ -96,23 +97,27 @@ def read(headers: Headers, claims: Iterable[tuple[str, str]], key: KeyFacts | No
     ours: dict[str, str] = {}
     peers: dict[str, str] = {}
     forwarded: list[tuple[str, str]] = []
+    directives: set[str] = set()
     for name, value in headers:
         if name.startswith("x-bursar-"):
             if name not in _KNOWN:
                 raise BadHeader(f"{name:.80} is not a header that this version acts on: it knows {', '.join(_KNOWN)}")
             if ours.setdefault(name, value) != value:
                 raise BadHeader(f"{name} is given twice, with different values: send it once")
+        elif name == _CACHE_CONTROL:
+            directives.update(part.strip().lower() for part in value.split(","))
         elif is_attribution(name):
             peers.setdefault(name, value)
         else:
             forwarded.append((name, value))
     said = dict(claims)
-    if not (ours or peers or said):
+    if not (ours or peers or said or directives):
         return Asked(_anonymous(key), None, None, tuple(forwarded))
+    wish = _cache_wish(ours, peers, directives)
     _unpack(peers)
     tags = _capped(_tags(ours, peers, said, key), ours)
     most = _usd(ours, _MOST_A_CALL)
-    return Asked(tags, _cache_wish(ours), ours.get("x-bursar-tier"), tuple(forwarded), most)
+    return Asked(tags, wish, ours.get("x-bursar-tier"), tuple(forwarded), most, "no-store" in directives)
 
 
 def _anonymous(key: KeyFacts | None) -> Tags:
@@ -237,10 +242,19 @@ def _labels(ours: Mapping[str, str], peers: Mapping[str, str], said: Mapping[str
     return tuple(pair for pair, _ in zip(plain, range(_MOST_TAGS), strict=False))
 
 
-def _cache_wish(ours: Mapping[str, str]) -> CacheWish | None:
+def _cache_wish(ours: Mapping[str, str], peers: Mapping[str, str], directives: Set[str]) -> CacheWish | None:
+    """The narrowest of what is said; `only` first, for it promises that nothing is spent."""
     wish = ours.get("x-bursar-cache")
-    match wish:
-        case None | "on" | "off" | "refresh" | "only":
-            return wish
-        case _:
-            raise BadHeader(f"x-bursar-cache: expected on, off, refresh or only, got {wish!r:.80}")
+    if wish not in (None, "on", "off", "refresh", "only"):
+        raise BadHeader(f"x-bursar-cache: expected on, off, refresh or only, got {wish!r:.80}")
+    if wish == "only" or "only-if-cached" in directives:
+        return "only"
+    if wish == "off" or _says(peers, "helicone-cache-enabled", "false"):
+        return "off"
+    if wish == "refresh" or "no-cache" in directives or _says(peers, "x-portkey-cache-force-refresh", "true"):
+        return "refresh"
+    return "on" if wish else None
+
+
+def _says(peers: Mapping[str, str], name: str, word: str) -> bool:
+    return peers.get(name, "").strip().lower() == word

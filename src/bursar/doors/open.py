@@ -9,14 +9,42 @@ from pathlib import Path
 
 import msgspec
 
-from bursar.config import BudgetSection, ConfigError, Fault, MatchSection, Settings
+from bursar.config import (
+    BudgetSection,
+    CacheSection,
+    ConfigError,
+    EmbedderSection,
+    Fault,
+    MatchSection,
+    SemanticSection,
+    Settings,
+    StepSection,
+)
+from bursar.doors.semantic import judge, local
 from bursar.money import parse_usd
-from bursar.policy import Budget, Candidate, Drain, Match, Override, Policy, Provider, Retry, StepRule
+from bursar.policy import (
+    Budget,
+    Candidate,
+    Drain,
+    Embeds,
+    Endpoint,
+    Match,
+    Override,
+    Policy,
+    Provider,
+    ResponseCache,
+    Retry,
+    SemanticCache,
+    StepRule,
+)
 from bursar.rules.cards import compile_book
 from bursar.rules.listing import catalog_of
 from bursar.stores.base import Store
+from bursar.stores.cache import AnswerCache
 from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
+from bursar.stores.tables import Books as MemoryBooks
+from bursar.types import PPM
 
 _SHORTEST = 32
 """Characters of a root secret."""
@@ -43,14 +71,22 @@ def open_books(settings: Settings, environ: Mapping[str, str] = os.environ) -> B
     policy = make_policy(settings, derive(root, "digests"))
     names = {p.name: p.api_key_env for p in policy.providers.values()}
     credentials = {name: environ[env] for name, env in names.items() if env is not None and environ.get(env)}
-    return Books(settings, policy, open_store(settings.store.url), credentials, root)
+    return Books(settings, policy, open_store(settings.store.url, settings.cache), credentials, root)
 
 
-def open_store(url: str) -> Store:
-    """The store at a URL: sqlite:///relative or sqlite:////absolute, or memory://."""
+def open_store(url: str, cache: CacheSection | None = None) -> Store:
+    """The store at a URL: sqlite:///relative or sqlite:////absolute, or memory://; kept answers are where `cache` says.
+
+    Unless it names a file they are in one beside the ledger, or in memory as the ledger is.
+    """
+    told = cache or CacheSection()
+    kept = None if told.path is None else Path(told.path)
     if url.startswith("memory:"):
-        return MemoryStore()
-    return SqliteStore(sqlite_path(url))
+        books = MemoryBooks()
+        books.cache = AnswerCache(kept, told.max_bytes)
+        return MemoryStore(books)
+    path = sqlite_path(url)
+    return SqliteStore(path, cache=AnswerCache(kept or path.with_name(path.name + ".cache"), told.max_bytes))
 
 
 def sqlite_path(url: str) -> Path:
@@ -74,7 +110,7 @@ def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
         retry=Retry(retry.attempts, retry.base, retry.cap, retry.longest_wait),
         drain=Drain(drain.streams, -(-drain.time // 1000), parse_usd(drain.max_usd)),
         budgets=tuple(map(_budget, settings.budgets)),
-        steps=tuple(StepRule(match=_match(s.match), max_output_tokens=s.max_output_tokens) for s in settings.steps),
+        steps=tuple(map(_step, settings.steps)),
         unknown_price=settings.unknown_price,
         opaque_input_tokens=settings.opaque_input_tokens,
         finish_text=settings.finish_text,
@@ -98,6 +134,40 @@ def _candidate(text: str) -> Candidate:
 
 def _match(section: MatchSection) -> Match:
     return Match(section.agent, section.step, section.user_tier, tuple(section.tags.items()))
+
+
+def _step(section: StepSection) -> StepRule:
+    cache, response = section.cache, None
+    if cache is not None and cache.response is not None:
+        response = ResponseCache(ttl_ms=cache.response, stale_ms=cache.stale, scope=cache.scope, tools=cache.tools)
+    return StepRule(
+        match=_match(section.match),
+        max_output_tokens=section.max_output_tokens,
+        response_cache=response,
+        prompt_cache=section.prompt_cache,
+        semantic_cache=None if cache is None or cache.semantic is None else _semantic(cache.semantic),
+    )
+
+
+def _semantic(section: SemanticSection) -> SemanticCache:
+    """An embedder's folder is opened here, and a judge imported, where the configuration names one."""
+    return SemanticCache(
+        ttl_ms=section.ttl,
+        threshold=None if section.threshold is None else section.threshold / PPM,
+        max_error=None if section.max_error is None else section.max_error / PPM,
+        scope=section.scope,
+        strict=section.strict,
+        mode=section.mode,
+        embedder=_embedder(section.embedder),
+        judge=None if section.judge is None else judge(section.judge),
+    )
+
+
+def _embedder(section: EmbedderSection) -> Embeds | Endpoint | None:
+    if section.kind == "endpoint" and section.model is not None:
+        provider, _, model = section.model.partition("/")
+        return Endpoint(provider, model, section.dimensions)
+    return None if section.path is None else local(Path(section.path))
 
 
 def _budget(section: BudgetSection) -> Budget:

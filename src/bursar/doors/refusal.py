@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bursar.money import format_usd
 from bursar.policy import Policy
 from bursar.rules import book
-from bursar.types import Call, Headers, RefusalKind, Refused, Standing
+from bursar.types import Call, Entry, Headers, RefusalKind, Refused, Standing
 from bursar.wire.dialect import Dialect
 
 _CODES: dict[RefusalKind, str] = {
@@ -17,8 +17,9 @@ _CODES: dict[RefusalKind, str] = {
     "exhausted": "budget_exceeded",
     "held": "budget_held",
     "call": "max_cost_exceeded",
+    "miss": "cache_miss",
 }
-_KINDS = {404: "not_found_error", 429: "rate_limit_error"}
+_KINDS = {404: "not_found_error", 429: "rate_limit_error", 504: "api_error"}
 
 
 class Reply(NamedTuple):
@@ -47,6 +48,14 @@ def _again(refused: Refused) -> Headers:
         return (("x-should-retry", "false"),)
     wait = refused.retry_after_ms or 1000
     return (("retry-after", str(-(-wait // 1000))), ("retry-after-ms", str(wait)))
+
+
+def hit_headers(entry: Entry) -> Headers:
+    """What tells an answer that was given again from a provider's own, where nothing else does."""
+    told = [("x-bursar-request-id", entry.request_id), ("x-bursar-cache", str(entry.cache))]
+    if entry.saved_nanos is not None:
+        told.append(("x-bursar-saved-usd", format_usd(entry.saved_nanos)))
+    return tuple(told)
 
 
 def budget_headers(standing: Standing | None) -> Headers:

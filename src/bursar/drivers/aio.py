@@ -9,9 +9,10 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
+from bursar.drivers import flights
 from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Join, Pause, Reserve, Send
+from bursar.effects import Effect, Habit, Join, Nearby, Pause, Reserve, Send
 from bursar.policy import Policy
 from bursar.rules import hangup
 from bursar.stores.receipt import hand_over
@@ -49,7 +50,7 @@ class AsyncDriver:
         run = _Run(self, call, upstream)
         return await run.drive(run.life.step(None))
 
-    async def wait(self, effect: Reserve | Pause | Join) -> Any:
+    async def wait(self, effect: Reserve | Pause | Join | Habit | Nearby) -> Any:
         """Perform an effect that takes a while, without blocking the loop; the others take none."""
         match effect:
             case Reserve(entry, ask):
@@ -59,7 +60,21 @@ class AsyncDriver:
                 future: asyncio.Future[Joined] = loop.create_future()
                 receipt = self.world.flights.join(key, call.request_id, waits=waits)
                 receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
-                return self.world.joined(call, await future)
+                while not (await asyncio.wait((future,), timeout=flights.STALL_SECONDS))[0]:
+                    if self.world.flights.stalled(key):
+                        self.world.flights.leave(call.request_id)
+                        return "alone"
+                return self.world.joined(call, future.result())
+            case Habit(call, entry):
+                self.world.ready()
+                prompts = self.world.prompts
+                return prompts.known(call, entry) or await asyncio.to_thread(prompts.look, call, entry)
+            case Nearby(question, vector):
+                semantics = self.world.semantics
+                if semantics is None:
+                    return None
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(semantics.lookers, semantics.around, question, vector)
             case Pause(ms):
                 return await asyncio.sleep(ms / 1000)
 
@@ -99,7 +114,7 @@ class _Run:
                     if isinstance(sent, Answer):
                         return sent
                     asked = life.step(sent)
-                elif isinstance(asked, Reserve | Pause | Join):
+                elif isinstance(asked, Reserve | Pause | Join | Habit | Nearby):
                     asked = life.step(await driver.wait(asked))
                 else:
                     asked = life.step(driver.world.perform(asked))
@@ -114,7 +129,7 @@ class _Run:
         return Answer(asked.entry, asked, standing=asked.standing)
 
     async def _send(self, send: Send) -> Outcome | Answer:
-        attempt = Attempt(self.call, send, self.driver.world)
+        attempt = Attempt(send, self.driver.world)
         try:
             exchange = await self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
@@ -176,6 +191,8 @@ class _Parked:
         self._counted = False
         run.driver.world.ready()
         run.driver.watched.add(self)
+        self.flights = run.driver.world.flights
+        self.flights.handed(attempt.plan.keep, attempt.entry.request_id)
 
     def end(self, outcome: Outcome) -> None:
         """Settle with this outcome, unless an end has been met already."""
@@ -207,6 +224,7 @@ class _Parked:
         if wants and driver.drains < driver.policy.drain.streams:
             driver.drains += 1
             self._counted = True
+            self.flights.asked(self.attempt.plan.keep, self.attempt.entry.request_id)
             if not self.reading:
                 driver.background(self.drain())
             return False
@@ -269,6 +287,7 @@ class AsyncRelay:
 
     async def __anext__(self) -> bytes:
         parked, attempt = self._parked, self._parked.attempt
+        parked.flights.asked(attempt.plan.keep, attempt.entry.request_id)
         while not parked.over:
             try:
                 parked.reading = True
@@ -292,6 +311,8 @@ class AsyncRelay:
                 self.hang_up()
                 raise
             if passed:
+                if not parked.over:
+                    parked.flights.handed(attempt.plan.keep, attempt.entry.request_id)
                 return passed
         raise StopAsyncIteration
 

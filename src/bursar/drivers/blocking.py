@@ -80,7 +80,7 @@ class _Run:
         return Answer(asked.entry, asked, standing=asked.standing)
 
     def _send(self, send: Send) -> Outcome | Answer:
-        attempt = Attempt(self.call, send, self.driver.world)
+        attempt = Attempt(send, self.driver.world)
         try:
             exchange = self.upstream(attempt.shipment())
             if attempt.head(exchange.status, exchange.headers):
@@ -130,6 +130,8 @@ class _Parked:
         self._lock = threading.Lock()
         run.driver.world.ready()
         run.driver.drains.watch(self)
+        self.flights = run.driver.world.flights
+        self.flights.handed(attempt.plan.keep, attempt.entry.request_id)
 
     def end(self, outcome: Outcome) -> None:
         """Close the exchange and settle with this outcome, unless an end has been met already."""
@@ -162,6 +164,7 @@ class _Parked:
 
     def drain(self, late: Callable[[], bool]) -> None:
         """Read to the end for the usage's sake, until it is too late."""
+        self.flights.asked(self.attempt.plan.keep, self.attempt.entry.request_id)
         try:
             for chunk in self.chunks:
                 self.attempt.feed(chunk)
@@ -191,6 +194,7 @@ class Relay:
 
     def __next__(self) -> bytes:
         parked, attempt = self._parked, self._parked.attempt
+        parked.flights.asked(attempt.plan.keep, attempt.entry.request_id)
         while not parked.over:
             try:
                 chunk = next(parked.chunks, None)
@@ -203,6 +207,8 @@ class Relay:
                 parked.end(attempt.broke(failure))
                 raise
             if passed:
+                if not parked.over:
+                    parked.flights.handed(attempt.plan.keep, attempt.entry.request_id)
                 return passed
         raise StopIteration
 

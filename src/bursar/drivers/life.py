@@ -31,7 +31,7 @@ from bursar.types import (
     Timing,
     Verdict,
 )
-from bursar.wire import dialect, peek, replay
+from bursar.wire import dialect, marks, peek, replay
 from bursar.wire.dialect import Meter
 
 Clock = Callable[[], Instant]
@@ -114,12 +114,14 @@ class Books(Protocol):
 class Attempt:
     """One physical attempt: what to send, how to read what comes back, and the outcome at whichever end it meets."""
 
-    def __init__(self, call: Call, send: Send, books: Books) -> None:
+    def __init__(self, send: Send, books: Books) -> None:
+        call = send.call
         self.call, self.plan, self.entry = call, send.plan, send.entry
         self._books, self._hold = books, send.hold
         self._clock = clock = books.clock
         self._extends = send.hold.learned_input is not None
         self._dialect = dialect.of(call.api)
+        self._view = call.view if send.plan.marks is None else marks.as_sent(call.view, send.plan.marks)
         self._sent = clock()
         self._first: Instant | None = None
         self._status: int | None = None
@@ -134,8 +136,9 @@ class Attempt:
         """The call as this plan sends it: patched only where the plan differs from what the caller wrote."""
         call, plan = self.call, self.plan
         model = plan.model if plan.model != call.view.model else None
+        marked = call.body if plan.marks is None else marks.apply(call.api, call.body, plan.marks)
         body = self._dialect.patch(
-            call.body, model=model, add_usage=plan.add_usage, output_limit=plan.output_limit, tools_off=plan.tools_off,
+            marked, model=model, add_usage=plan.add_usage, output_limit=plan.output_limit, tools_off=plan.tools_off,
             note=plan.note,
         )  # fmt: skip
         headers = (*[pair for pair in call.headers if pair[0] != "accept-encoding"], ("accept-encoding", "identity"))
@@ -149,11 +152,14 @@ class Attempt:
         if told.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate"):
             self._decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
             kept = tuple((k, v) for k, v in kept if k not in ("content-encoding", "content-length"))
+        if self.call.purpose != "call":
+            self.headers = kept
+            return False
         streams = self.call.view.stream or not told.get("content-type", "").startswith("application/json")
         if not (200 <= status < 300 and streams):
             self.headers = kept
             return False
-        self._meter = self._dialect.meter(self.call.view, kept, hide_usage=self.plan.add_usage)
+        self._meter = self._dialect.meter(self._view, kept, hide_usage=self.plan.add_usage)
         self.headers = tuple((k, v) for k, v in kept if k != "content-length") if self.plan.add_usage else kept
         return True
 
@@ -163,7 +169,7 @@ class Attempt:
         status, timing = self._status or 0, self._timing()
         body = self._decoded(body, last=True)
         if 200 <= status < 300:
-            reading = self._dialect.read(body, self.call.view, self.headers)
+            reading = self._dialect.read(body, self._view, self.headers)
             return Completed(status, self.headers, body, reading, timing, self._keepable(body))
         text = body[:_LONGEST_ERROR].decode("utf-8", "replace")
         return Failed(
@@ -217,7 +223,8 @@ class Attempt:
         """The caller went away. After the terminal event that is no abandonment: the answer was complete."""
         reading = self._metered().reading() if self._meter is not None else Reading(terms=self.call.view.terms)
         if self.terminal and not drained:
-            return self._completed(reading)
+            # An SDK stops at the last event. Gemini's is that of a candidate: another may be to come.
+            return self._completed(reading, None if self.call.api == "gemini" else self._whole())
         if self._trouble is not None and reading.error is None:
             reading = msgspec.structs.replace(reading, error=self._trouble)
         whole = self._whole() if drained else None

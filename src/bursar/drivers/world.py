@@ -10,10 +10,17 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from bursar.drivers import flights
 from bursar.drivers.flights import Flights
 from bursar.drivers.life import Life, shaped
-from bursar.effects import Effect, Join, Keep, Learned, Now, Pause, Recall, Reserve, Send, Settle
+from bursar.drivers.prompts import Prompts
+from bursar.drivers.semantics import Semantics
+from bursar.effects import Effect, Habit, Join, Keep, Learn, Learned, Nearby, Now, Pause, Recall, Reserve, Send, Settle
+from bursar.rules.prompt.habits import Habits
+from bursar.rules.prompt.marking import Ground
+from bursar.rules.semantic.choose import Around
 from bursar.stores.base import Store
+from bursar.stores.receipt import Receipt
 from bursar.types import Call, Entry, Hold, Instant, Joined, Kept, Outcome, Verdict
 
 T = TypeVar("T")
@@ -36,8 +43,12 @@ class StoreWorld:
         store: Store,
         settled: Callable[[Entry], None] = _unheard,
         clock: Callable[[], Instant] = wall_clock,
+        semantics: Semantics | None = None,
     ) -> None:
+        """semantics: None where no step asks for a semantic cache."""
         self.store, self.clock, self._settled = store, clock, settled
+        self.prompts = Prompts(store)
+        self.semantics = semantics
         self.flights = Flights()
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._errand_boy: threading.Thread | None = None
@@ -66,6 +77,8 @@ class StoreWorld:
             self._errands.put(None)
             self._errand_boy.join(seconds)
             self._errand_boy = None
+        if self.semantics is not None:
+            self.semantics.close()
 
     def perform(self, effect: Effect[T], /) -> T:
         asked: Effect[Any] = effect
@@ -75,16 +88,26 @@ class StoreWorld:
                 answer = self.clock()
             case Reserve(entry, ask):
                 answer = self.store.reserve(entry, ask).result()
-            case Settle(hold, entry):
+            case Settle(hold, entry, plan):
                 self.store.settle(hold, entry)
+                if plan is not None and plan.marks is not None:
+                    self.prompts.note(entry, plan)
+                    self.later(self.prompts.catch_up)
                 answer = self._settled(entry)
             case Recall(key, call):
                 answer = self.recall(key, call)
             case Join(key, call, waits):
-                answer = self.joined(call, self.flights.join(key, call.request_id, waits=waits).result())
+                answer = self.joined(
+                    call, self._landed(key, self.flights.join(key, call.request_id, waits=waits), call)
+                )
             case Keep(key, request_id, kept, again):
                 self.keep(key, request_id, kept, again=again)
                 answer = None
+            case Habit(call, entry):
+                self.ready()
+                answer = self.prompts.look(call, entry)
+            case Nearby() | Learn():
+                answer = self._about_meaning(asked)
             case Learned(provider, model):
                 answer = self.store.ratios(provider, model)
             case Pause(ms):
@@ -106,8 +129,10 @@ class StoreWorld:
                     answer: Any = Hold(entry.request_id, entry.attempt)
                 case Send():
                     answer = outcome()
-                case Pause():
+                case Pause() | Nearby():
                     answer = None
+                case Habit():
+                    answer = Ground(Habits(), Habits(), ())
                 case Join(_, call):
                     self.flights.leave(call.request_id)
                     answer = "alone"
@@ -116,10 +141,27 @@ class StoreWorld:
             asked = life.step(answer)
         return asked
 
+    def _about_meaning(self, asked: Nearby | Learn) -> Around | None:
+        if self.semantics is None:
+            return None
+        if isinstance(asked, Nearby):
+            return self.semantics.around(asked.question, asked.vector)
+        self.semantics.learn(asked.told)
+        return None
+
     def recall(self, key: bytes, call: Call) -> Kept | None:
         """The kept answer, as the call asks for it."""
         kept = self.store.cache.get(key, self.clock())
         return None if kept is None else shaped(call, kept)
+
+    def _landed(self, key: bytes, receipt: Receipt[Joined], call: Call) -> Joined:
+        while True:
+            try:
+                return receipt.result(flights.STALL_SECONDS)
+            except TimeoutError:
+                if self.flights.stalled(key):
+                    self.flights.leave(call.request_id)
+                    return "alone"
 
     def joined(self, call: Call, answer: Joined) -> Joined:
         """What a flight came to, as the call asks for it; what has no such shape is no answer."""

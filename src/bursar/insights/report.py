@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
-from bursar.insights import rows
+from bursar.insights import hits, rows
+from bursar.policy import StepRule
 from bursar.stores.base import By, Counters, Filters, Line, Metrics, RunCosts, Store
 from bursar.stores.counters import BUCKET_US
+from bursar.stores.semantic import Pool
 from bursar.types import Instant
 
 LOW_HIT_RATE = 0.2
@@ -49,6 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[str | None, Counters]
     """Every agent's own rows: what its nested runs spent is their agents'."""
     lines: tuple[Line, ...]
+    hits: hits.Hits
     remarks: tuple[Remark, ...]
 
 
@@ -62,11 +65,16 @@ def build(
     agent: str | None = None,
     zone: str = "UTC",
     tiers: Sequence[str] = (),
+    steps: Sequence[StepRule] | None = None,
+    pools: Sequence[Pool] = (),
 ) -> Report:
-    """Ask the ledger. `tiers`: the configured ones, cheapest first; the last of them is the top."""
+    """Ask the ledger. `tiers`: the configured ones, cheapest first; the last of them is the top. `steps`: the
+    configured rules, where they are known. `pools`: what the semantic cache has learned."""
     lines = store.spend(by, since, until, Filters(tenant=tenant, agent_id=agent), zone)
     metrics = store.metrics(since, until, tenant)
     agents = store.spend("agent", since, until, Filters(tenant=tenant))
+    few = metrics.hit_rate is not None and metrics.hit_rate < LOW_HIT_RATE
+    found = hits.build(store, since, until, tenant, pools, hits=metrics.total.hits > 0, few=few)
     rank = {name: place for place, name in enumerate(tiers)}
     return Report(
         by=by,
@@ -80,7 +88,8 @@ def build(
         tiers=tuple(sorted(metrics.tiers, key=lambda line: rank.get(line.key or "", len(rank)))),
         agents={line.key: line.counts for line in agents},
         lines=tuple(lines),
-        remarks=tuple(_remarks(metrics, tiers[-1] if tiers else None)),
+        hits=found,
+        remarks=tuple(_remarks(metrics, tiers[-1] if tiers else None, hits.reason(found, metrics.total, steps))),
     )
 
 
@@ -92,20 +101,18 @@ def share(part: int, whole: int) -> float | None:
 # --- what the numbers say
 
 
-def _remarks(metrics: Metrics, top: str | None) -> list[Remark]:
+def _remarks(metrics: Metrics, top: str | None, why: str | None) -> list[Remark]:
     total = metrics.total
-    found = [_hits(metrics), _top_heavy(metrics, top), *_unknowns(metrics)]
+    found = [_hits(metrics, why), _top_heavy(metrics, top), *_unknowns(metrics)]
     return [remark for remark in found if remark is not None] if total.attempts or total.calls else []
 
 
-def _hits(metrics: Metrics) -> Remark | None:
+def _hits(metrics: Metrics, why: str | None) -> Remark | None:
     rate = metrics.hit_rate
     if rate is None or rate >= LOW_HIT_RATE:
         return None
-    return Remark(
-        "low_hit_rate",
-        f"Cache hit rate is {rate:.0%}, under {LOW_HIT_RATE:.0%}: what is asked again is paid for again.",
-    )
+    low = f"Cache hit rate is {rate:.0%}, under {LOW_HIT_RATE:.0%}: what is asked again is paid for again."
+    return Remark("low_hit_rate", low if why is None else f"{low} {why}")
 
 
 def _top_heavy(metrics: Metrics, top: str | None) -> Remark | None:
@@ -158,7 +165,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
     {"period": {"since", "until", "zone"}, "tenant", "totals", "metrics": {"cost_per_run": {"runs", "unpriced_runs",
     "cost_usd", "mean_usd", "p50_usd", "p90_usd", "p99_usd", "by_agent"}, "cost_per_user": {"users", "mean_usd", "top"},
-    "cache_hit_rate": {"rate", "hits", "calls", "saved_usd", "provider_rate", "cached_tokens", "input_tokens"},
+    "cache_hit_rate": {"rate", "hits", "calls", "saved_usd", "saved_share", "by_cache", "by_step", "semantic",
+    "provider_rate", "cached_tokens", "input_tokens"},
     "model_distribution": {"tiers", "models"}}, "by", "agent", "rows", "remarks": [{"id", "text"}]}
 
     Rows and totals have the ledger's column names (calls, attempts, input_tokens, cost_usd, unpriced, estimated, ...);
@@ -183,6 +191,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "hits": total.hits,
                 "calls": total.calls,
                 "saved_usd": rows.usd(total.saved_nanos),
+                **hits.as_json(report.hits, total),
                 "provider_rate": metrics.cached_input_share,
                 "cached_tokens": total.cached_tokens,
                 "input_tokens": total.input_tokens,

@@ -67,10 +67,11 @@ def opening(call: Call, plan: Plan, attempt: int, at: Instant, policy: Policy) -
         tier=plan.tier,
         route_reason=plan.reason,
         stream=view.stream,
-        cache="bypass" if plan.keep is None else "miss",
+        cache="miss" if plan.looked else "bypass",
         hold_nanos=_hold(call, plan, tokens, at, policy),
         terms=view.terms,
         input_estimate=tokens,
+        purpose=call.purpose,
         sdk_retry=call.sdk_retry,
         blocks=blocks,
         request=call.body if policy.capture else None,
@@ -267,16 +268,28 @@ def _hold(call: Call, plan: Plan, tokens: int, at: Instant, policy: Policy) -> i
     limit = 0 if call.api == "embeddings" else view.max_output_tokens or card.max_output_tokens
     if limit is None:
         return None
-    only = possible(card, call)
+    only = possible(card, call, plan)
     return price.ceiling(
         tokens, limit * view.choices, plan.provider, plan.model, view.terms, policy.prices, at, only=only
     )
 
 
-def possible(card: Card, call: Call) -> frozenset[Bucket]:
+def held(entry: Entry, call: Call, plan: Plan, policy: Policy) -> Entry:
+    """The row with what it may cost at most now that the plan has marks: some are written at a dearer rate."""
+    if not _marks_for_long(plan):
+        return entry
+    most = _hold(call, plan, entry.input_estimate or 0, entry.started_at, policy)
+    return msgspec.structs.replace(entry, hold_nanos=most)
+
+
+def possible(card: Card, call: Call, plan: Plan) -> frozenset[Bucket]:
     """The buckets that a request can touch: media only where its body does not carry all its input."""
-    text = _LONG_LIVED if _may_live_long(card, call) else _TEXT
+    text = _LONG_LIVED if _marks_for_long(plan) or _may_live_long(card, call) else _TEXT
     return text | _MEDIA if call.view.opaque_input else text
+
+
+def _marks_for_long(plan: Plan) -> bool:
+    return plan.marks is not None and any(mark.ttl == "1h" for mark in plan.marks.marks)
 
 
 def _may_live_long(card: Card, call: Call) -> bool:

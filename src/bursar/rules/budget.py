@@ -195,7 +195,7 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
     likely = min(ceiling, ceil((entry.input_estimate or 0) * (learned.input_high or _LIKELY)))
     if view.opaque_input:
         likely = ceiling
-    only = book.possible(card, call) if card is not None and plan.model is not None else None
+    only = book.possible(card, call, plan) if card is not None and plan.model is not None else None
     model = card.max_output_tokens if card is not None else None
     own = 0 if call.api == "embeddings" else view.max_output_tokens
     stated = own if own is not None else model

@@ -108,10 +108,11 @@ def scope(tags: Tags, cache: ResponseCache) -> str:
 
 
 def keeping(plans: tuple[Plan, ...], reuse: Reuse | None) -> tuple[Plan, ...]:
-    """The plans, told to gather what may be kept."""
-    if reuse is None or not reuse.writes:
+    """The plans after a look-up in vain, told to gather what may be kept."""
+    if reuse is None:
         return plans
-    return tuple(msgspec.structs.replace(plan, keep=reuse.key, keep_tools=reuse.rule.tools) for plan in plans)
+    more: dict[str, Any] = {"keep": reuse.key, "keep_tools": reuse.rule.tools} if reuse.writes else {}
+    return tuple(msgspec.structs.replace(plan, looked=plan.looked or reuse.reads, **more) for plan in plans)
 
 
 def kept(reuse: Reuse, verdict: Verdict) -> Kept | None:
@@ -119,7 +120,7 @@ def kept(reuse: Reuse, verdict: Verdict) -> Kept | None:
     outcome, entry = verdict.outcome, verdict.entry
     if not isinstance(outcome, Completed | Abandoned) or entry is None or outcome.keepable is None:
         return None
-    if entry.output_limit is not None:
+    if verdict.lowered:
         return None
     at = outcome.timing.ended
     fresh = expiry(reuse.key, reuse.rule.ttl_ms, at)
@@ -188,7 +189,8 @@ def key(call: Call, plan: Plan, scope: str, secret: bytes) -> bytes | None:
         return None
     apart = _NEVER_SHAPING | _GEMINI_NEVER if call.api == "gemini" else _NEVER_SHAPING
     shaping = {name: _plain(value) for name, value in body.items() if name not in apart}
-    place = [plan.provider, call.api, _surface(call.api, call.path), plan.model, call.view.model, call.tier]
+    surface = _surface(call.api, call.path)
+    place = [plan.provider, call.origin, call.api, surface, plan.model, call.view.model, call.tier]
     told = [call.tags.tenant, scope, place, _headers(call.headers), shaping]
     try:
         text = msgspec.json.encode(told, order="deterministic")

@@ -77,13 +77,15 @@ class Ask(msgspec.Struct, kw_only=True):
     """What else must be equal for a cached prefix to be found: at the root, and from the first message on."""
     message_key: str = ""
     explicit_cache: bool = False
+    lead: int = 0
+    """Tokens of the frame in which the answer begins: billed as input, behind the end of the prompt."""
     write_bucket: Bucket = "cache_write_5m"
     previous: str | None = None
     raw: Json = {}
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(block.pieces) for block in self.blocks)
+        return sum(len(block.pieces) for block in self.blocks) + self.lead
 
 
 class ToolCall(msgspec.Struct):

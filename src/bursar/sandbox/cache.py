@@ -73,7 +73,7 @@ class PromptCache:
         keep: list[tuple[bytes, int]] = []
         pieces = [piece for block in ask.blocks for piece in block.pieces]
         digest = _digest(b"", [model.name, scope])
-        while at + STEP <= total:
+        while at + STEP <= len(pieces):
             digest = _digest(digest, pieces[at : at + STEP])
             at += STEP
             if at >= model.cache_min:

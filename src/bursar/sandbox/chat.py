@@ -27,6 +27,9 @@ STREAM_TYPE = "text/event-stream; charset=utf-8"
 BILLS_HANGUP_WHOLE = True
 """The provider goes on generating, and billing, when its client hangs up."""
 
+_LEAD = 3
+"""<|start|>assistant<|sep|>"""
+
 _FINISH = {"stop": "stop", "stop_sequence": "stop", "length": "length", "tools": "tool_calls"}
 
 
@@ -69,6 +72,7 @@ def read(body: Json) -> Ask:
         service_tier=body.get("service_tier"),
         cache_key=dump([body.get("prompt_cache_key"), form, body.get("reasoning_effort"), body.get("verbosity")]),
         explicit_cache=options.get("mode") == "explicit",
+        lead=_LEAD,
         write_bucket="cache_write_30m",
     )
 
@@ -105,7 +109,6 @@ def _blocks(body: Json, messages: list[Json]) -> list[Block]:
         media, mark = media_and_mark(content)
         kind = "system" if role in ("system", "developer") else "message"
         blocks.append(message_block(role, text, media=media, mark=mark, kind=kind))
-    blocks[-1].pieces.extend(("<|start|>", "assistant", "<|sep|>"))
     return blocks
 
 

@@ -216,6 +216,14 @@ class Store(Protocol):
     def call(self, request_id: str) -> list[Entry]:
         """Every attempt of one request, in order."""
 
+    def recent(
+        self, tenant: str, step: tuple[str | None, str | None] | None = None, limit: int = 500
+    ) -> list[Entry]:  # fmt: skip
+        """A tenant's newest closed calls that were sent, or those of one (agent, step), newest first.
+
+        Only the ledger's last 20,000 rows are looked at, so that it takes no longer on a large one.
+        """
+
     def runs(self, filters: Filters = ..., limit: int = 100, cursor: str | None = None) -> Page[Run]:
         """Runs, newest first, of the filters' tenant, agent, user, session and period."""
 

@@ -32,6 +32,8 @@ CREATE INDEX IF NOT EXISTS answers_gone ON answers (gone_at);
 _USED_STEP = 60_000_000
 """How exactly the last use is kept, microseconds: one write a minute for an answer that is in demand."""
 _TRIM_EVERY = 64
+_PARTS = 16
+"""Trimmed too when so large a part of the bound has been written: large answers must not run past it."""
 _LOG_EVERY_SECONDS = 60.0
 
 
@@ -46,16 +48,26 @@ class Purge(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of the key, as a hit's row shows it."""
 
 
+class Shelf(msgspec.Struct, frozen=True):
+    """What is kept of one step of one tenant."""
+
+    tenant: str
+    step: str | None
+    model: str | None
+    answers: int
+    bytes: int
+
+
 class AnswerCache:
     """Thread-safe; opened at the first question. most_bytes bounds the bodies; the least lately used go first."""
 
     def __init__(self, path: Path | None, most_bytes: int = 256 << 20) -> None:
         """path: None keeps the answers in memory and forgets them with the process."""
-        self._path, self._most = path, most_bytes
+        self.path, self._most = path, most_bytes
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._connection: sqlite3.Connection | None = None
-        self._puts = 0
+        self._puts = self._untrimmed = 0
         self._logged = -_LOG_EVERY_SECONDS
         self.failures = 0
         """Questions that a fault of the file has turned into misses."""
@@ -85,7 +97,9 @@ class AnswerCache:
         def write(db: sqlite3.Connection) -> None:
             db.execute("INSERT OR REPLACE INTO answers VALUES (?,?,?,?,?,?,?,?,?,?)", row)
             self._puts += 1
-            if self._puts % _TRIM_EVERY == 1:
+            self._untrimmed += len(kept.body)
+            if self._puts % _TRIM_EVERY == 1 or self._untrimmed * _PARTS >= self._most:
+                self._untrimmed = 0
                 self._trim(db, kept.stored_at)
 
         self._ask(write)
@@ -110,6 +124,15 @@ class AnswerCache:
         """Answers and their bytes."""
         found = self._ask(lambda db: db.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM answers").fetchone())
         return found or (0, 0)
+
+    def shelves(self, now: Instant) -> list[Shelf]:
+        """What may still be given, by tenant, step and model, the largest first."""
+        query = (
+            "SELECT tenant, step, model, count(*), sum(bytes) FROM answers WHERE gone_at > ? GROUP BY 1, 2, 3 "
+            "ORDER BY 5 DESC, 1, 2, 3"
+        )
+        found = self._ask(lambda db: db.execute(query, (now,)).fetchall()) or []
+        return [Shelf(tenant, step or None, model or None, *sums) for tenant, step, model, *sums in found]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -138,12 +161,12 @@ class AnswerCache:
                 self._disconnect()
                 if time.monotonic() - self._logged >= _LOG_EVERY_SECONDS:
                     self._logged = time.monotonic()
-                    log.warning("the answer cache %s cannot be used (%s): every look-up is a miss", self._path, fault)
+                    log.warning("the answer cache %s cannot be used (%s): every look-up is a miss", self.path, fault)
                 return None
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            place = ":memory:" if self._path is None else self._path
+            place = ":memory:" if self.path is None else for_us_alone(self.path)
             self._connection = sqlite3.connect(place, timeout=1.0, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -154,3 +177,9 @@ class AnswerCache:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def for_us_alone(path: Path) -> Path:
+    """The file, made where it is missing so that nobody else may read it: it holds what callers were answered."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    return path

@@ -55,13 +55,14 @@ DIMS: dict[str, tuple[str, str]] = {
     "agent|user": ("agent_id", "user_id"),
     "user|session": ("user_id", "session_id"),
     "tier|api": ("tier", "api"),
+    "cache|step": ("cache", "step"),
 }
 """What is summed, as pairs of the row's columns: a pair answers for both its labels and for the one within the other.
 Beside these there is one dimension for each tag, "tag:K", whose first key is the value."""
 
 LABELS: dict[str, str] = {
     "agent": "agent_id", "step": "step", "user": "user_id", "session": "session_id", "model": "model", "tier": "tier",
-    "provider": "provider", "api": "api",
+    "provider": "provider", "api": "api", "cache": "cache",
 }  # fmt: skip
 """What a report may ask by -> the row's column."""
 
@@ -119,6 +120,7 @@ def cells(entry: Entry) -> list[Cell]:
         (start, "agent|user", agent, user, tenant),
         (start, "user|session", user, entry.session_id or "", tenant),
         (start, "tier|api", entry.tier or "", entry.api, tenant),
+        (start, "cache|step", entry.cache, entry.step or "", tenant),
     ]
     if entry.tags:
         places += [(start, "tag:" + name, value, "", tenant) for name, value in dict(entry.tags).items()]

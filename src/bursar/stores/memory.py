@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from heapq import nlargest
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -36,7 +37,16 @@ from bursar.stores.base import (
 from bursar.stores.cache import AnswerCache
 from bursar.stores.forest import Run
 from bursar.stores.receipt import Answer, Receipt, hand_over, resolve
-from bursar.stores.rows import LABEL_FILTERS, RUN_FILTERS, check_filter, cursor_of, parse_cursor, taken_twice
+from bursar.stores.rows import (
+    LABEL_FILTERS,
+    RECENT,
+    RUN_FILTERS,
+    check_filter,
+    cursor_of,
+    parse_cursor,
+    taken_twice,
+    was_sent,
+)
 from bursar.stores.sketch import INPUT_SCALE, input_key
 from bursar.stores.tables import Books
 from bursar.stores.tally import Factor
@@ -225,6 +235,13 @@ class MemoryStore:
         with self._books.lock:
             found = [entry for entry in self._entries() if entry.request_id == request_id]
         return sorted(found, key=attrgetter("attempt"))
+
+    def recent(
+        self, tenant: str, step: tuple[str | None, str | None] | None = None, limit: int = 500
+    ) -> list[Entry]:  # fmt: skip
+        with self._books.lock:
+            newest = nlargest(RECENT, enumerate(self._entries()), key=lambda item: (item[1].started_at, item[0]))
+        return [entry for _, entry in newest if was_sent(entry, tenant, step)][:limit]
 
     def runs(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Run]:
         with self._books.lock:

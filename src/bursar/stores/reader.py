@@ -34,6 +34,7 @@ from bursar.stores.memo import line_of, run_of
 from bursar.stores.rows import (
     COLUMNS,
     LABEL_FILTERS,
+    RECENT,
     RUN_FILTERS,
     charge_mark,
     check_filter,
@@ -45,6 +46,7 @@ from bursar.stores.rows import (
 from bursar.stores.truce import Truce
 from bursar.types import Claim, Entry, Instant
 
+_RECENT = ("started_at", "tenant", "agent_id", "step", "purpose", "status")
 _SLACK_US = 3_600_000_000
 _SUMS = ", ".join(f"SUM({name})" for name in FIELDS)
 _OPEN = (
@@ -104,6 +106,18 @@ class Reader:
     def call(self, request_id: str) -> list[Entry]:
         with self.snapshot() as db:
             found = db.execute(f"{sql.SELECT_CALLS} WHERE request_id = ? ORDER BY attempt", (request_id,)).fetchall()
+        return [from_row(row[: len(COLUMNS)]) for row in found]
+
+    def recent(self, tenant: str, step: tuple[str | None, str | None] | None, limit: int) -> list[Entry]:
+        newest = f"SELECT id, {', '.join(_RECENT)} FROM calls ORDER BY started_at DESC, id DESC LIMIT {RECENT}"
+        of_step = "" if step is None else " AND agent_id IS ? AND step IS ?"
+        mine = (
+            f"SELECT id FROM ({newest}) WHERE tenant = ?{of_step} AND purpose = 'call'"
+            " AND status IN ('completed', 'abandoned', 'failed') ORDER BY started_at DESC, id DESC LIMIT ?"
+        )
+        query = f"{sql.SELECT_CALLS} WHERE id IN ({mine}) ORDER BY started_at DESC, id DESC"
+        with self.snapshot() as db:
+            found = db.execute(query, (tenant, *(step or ()), limit)).fetchall()
         return [from_row(row[: len(COLUMNS)]) for row in found]
 
     def runs(self, filters: Filters, limit: int, cursor: str | None) -> Page[Run]:

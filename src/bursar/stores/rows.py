@@ -28,6 +28,9 @@ CHANGING: tuple[str, ...] = tuple(name for name in COLUMNS if name not in FIXED)
 OPENING: tuple[str, ...] = (*FIXED, "model", "status", "cache", "terms", "cost_status")
 """What an open row says; the rest is unknown yet."""
 
+RECENT = 20_000
+"""Rows that Store.recent looks at."""
+
 NULL = "\ufdd0"
 """Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
 
@@ -50,6 +53,12 @@ def labelled(opening: Entry, entry: Entry) -> Entry:
     if _fixed(entry) == fixed:
         return entry
     return msgspec.structs.replace(entry, **dict(zip(FIXED, fixed, strict=True)))
+
+
+def was_sent(entry: Entry, tenant: str, step: tuple[str | None, str | None] | None) -> bool:
+    """A closed call of that tenant, or of that (agent, step) of it, which a provider has seen."""
+    mine = entry.tenant == tenant and step in (None, (entry.agent_id, entry.step))
+    return mine and entry.purpose == "call" and entry.status in ("completed", "abandoned", "failed")
 
 
 def expired(opening: Entry) -> Entry:

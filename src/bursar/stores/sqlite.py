@@ -185,6 +185,11 @@ class SqliteStore:
     def call(self, request_id: str) -> list[Entry]:
         return self._behind().call(request_id)
 
+    def recent(
+        self, tenant: str, step: tuple[str | None, str | None] | None = None, limit: int = 500
+    ) -> list[Entry]:  # fmt: skip
+        return self._behind().recent(tenant, step, limit)
+
     def runs(self, filters: Filters = _ALL, limit: int = 100, cursor: str | None = None) -> Page[Run]:
         return self._behind().runs(filters, limit, cursor)
 

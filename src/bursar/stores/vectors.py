@@ -5,7 +5,8 @@ returned survives a crash, and the blobs of a namespace load in one read. The gr
 the file on `close` and mended from the rows when it is opened, however old it is. It grows beside the matrix, some rows
 with every `add`, and takes over when it holds them all: nobody waits for it.
 Failure: SQLite's errors and a vector of another length (ValueError) reach the caller, who takes them for a miss.
-Safe to share between threads of one process; not made for several processes on one file.
+Safe between threads. Processes that share the file find what the others have added since; what another has taken out
+is still found here until it is opened anew: the caller knows his entries.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index
+
+from bursar.stores.cache import for_us_alone
 
 Floats: TypeAlias = NDArray[np.float32]
 Vector: TypeAlias = Sequence[float]
@@ -37,6 +40,8 @@ CREATE TABLE IF NOT EXISTS vectors (
 """
 _MOVED = 16
 """Rows that one `add` takes over into a growing graph: some 10 ms."""
+_OPEN = 256
+"""Namespaces in memory, the least lately used closed first: a user's own is some 100 KB, and read in a millisecond."""
 _SEARCH_MORE = 4
 """The graph is asked for so many times what is wanted: its recall at ten is then that of forty."""
 
@@ -57,6 +62,13 @@ class Vectors:
         self._exact_up_to = exact_up_to
         self._lock = threading.Lock()
         self._shelves: dict[str, _Matrix | _Graph] = {}
+        self._read: dict[str, int] = {}
+        """By namespace: the last key that was read from the file."""
+        self._version = 0
+        self._behind: set[str] = set()
+        """Namespaces to which another process may have added."""
+        if self._path is not None:
+            for_us_alone(self._path)
         self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -84,12 +96,13 @@ class Vectors:
         """The nearest entries, nearest first, at most `count`; equal cosines in order of entry."""
         unit = _unit(vector)
         with self._lock:
-            shelf = self._shelf(namespace)
+            shelf = self._caught_up(namespace)
             if not len(shelf):
                 return []
             if shelf.width != len(unit):
                 raise ValueError(f"a vector of {len(unit)} numbers in namespace {namespace!r} of {shelf.width}")
-            found = [Near(self._name(shelf, key), cosine) for key, cosine in shelf.nearest(unit, count)]
+            near = [(self._name(shelf, key), cosine) for key, cosine in shelf.nearest(unit, count)]
+            found = [Near(name, cosine) for name, cosine in near if name is not None]
         return sorted(found, key=lambda near: (-near.cosine, near.entry))
 
     def delete(self, namespace: str, entry: str) -> bool:
@@ -107,6 +120,7 @@ class Vectors:
         """Take out all entries of a namespace; how many there were."""
         with self._lock:
             self._shelves.pop(namespace, None)
+            self._read.pop(namespace, None)
             if (saved := self._saved(namespace)) is not None:
                 saved.unlink(missing_ok=True)
             return self._db.execute("DELETE FROM vectors WHERE namespace = ?", (namespace,)).rowcount
@@ -122,12 +136,37 @@ class Vectors:
                 if isinstance(shelf, _Graph) and (saved := self._saved(namespace)) is not None:
                     shelf.save(saved)
             self._shelves.clear()
+            self._read.clear()
             self._db.close()
 
     def _shelf(self, namespace: str) -> "_Matrix | _Graph":
-        shelf = self._shelves.get(namespace)
+        shelf = self._shelves.pop(namespace, None)
         if shelf is None:
-            shelf = self._shelves[namespace] = self._open(namespace)
+            shelf = self._open(namespace)
+        self._shelves[namespace] = shelf
+        if len(self._shelves) > _OPEN:
+            idle = next((name for name, old in self._shelves.items() if isinstance(old, _Matrix) and old.closes), None)
+            if idle not in (None, namespace):
+                del self._shelves[idle], self._read[idle]
+        return shelf
+
+    def _caught_up(self, namespace: str) -> "_Matrix | _Graph":
+        """The shelf, with what other processes have added."""
+        shelf = self._shelf(namespace)
+        version = int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        if version != self._version:
+            self._version, self._behind = version, set(self._shelves)
+        if namespace in self._behind:
+            self._behind.discard(namespace)
+            rows = self._db.execute(
+                "SELECT key, entry, vector FROM vectors WHERE namespace = ? AND key > ? ORDER BY key",
+                (namespace, self._read[namespace]),
+            )
+            for key, entry, blob in rows.fetchall():
+                self._read[namespace] = key
+                unit: Floats = np.frombuffer(blob, dtype=np.float32)
+                if not shelf.holds(key) and shelf.width in (0, len(unit)):
+                    shelf.add(key, entry, unit)
         return shelf
 
     def _open(self, namespace: str) -> "_Matrix | _Graph":
@@ -135,6 +174,7 @@ class Vectors:
             "SELECT key, entry, vector FROM vectors WHERE namespace = ? ORDER BY key", (namespace,)
         ).fetchall()
         keys = [key for key, _, _ in rows]
+        self._read[namespace] = keys[-1] if keys else 0
         vectors = np.frombuffer(b"".join(blob for _, _, blob in rows), dtype=np.float32).reshape(
             len(rows), -1 if rows else 0
         )
@@ -158,10 +198,12 @@ class Vectors:
         ).fetchone()
         return None if row is None else int(row[0])
 
-    def _name(self, shelf: "_Matrix | _Graph", key: int) -> str:
+    def _name(self, shelf: "_Matrix | _Graph", key: int) -> str | None:
+        """None: another process has taken it out."""
         if isinstance(shelf, _Matrix):
             return shelf.name(key)
-        return str(self._db.execute("SELECT entry FROM vectors WHERE key = ?", (key,)).fetchone()[0])
+        row = self._db.execute("SELECT entry FROM vectors WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
 
 
 class _Matrix:
@@ -182,6 +224,14 @@ class _Matrix:
     def width(self) -> int:
         """Numbers a vector; 0 while empty."""
         return self._data.shape[1] if self._keys else 0
+
+    @property
+    def closes(self) -> bool:
+        """Nothing is lost if it is read again: no graph grows beside it."""
+        return self._graph is None
+
+    def holds(self, key: int) -> bool:
+        return key in self._at
 
     def rows(self) -> Floats:
         return self._data[: len(self._keys)]
@@ -255,6 +305,9 @@ class _Graph:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def holds(self, key: int) -> bool:
+        return key in self._index
 
     def add(self, key: int, entry: str, unit: Floats) -> None:
         self._index.add(key, unit, threads=1)

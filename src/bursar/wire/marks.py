@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from bursar.rules.prompt.hints import Marks, Spot
-from bursar.types import Api
+from bursar.rules.prompt.hints import Spot
+from bursar.types import Api, Marks, View
 from bursar.wire import peek, splice
 from bursar.wire.splice import Edits
 
@@ -111,6 +111,12 @@ def apply(api: Api, body: bytes, marks: Marks) -> bytes:
     if marks.key is not None and peek.first(seen.members, "prompt_cache_key") is None:
         edits["prompt_cache_key"] = msgspec.json.encode(marks.key)
     return splice.set_members(body, edits) if edits else body
+
+
+def as_sent(view: View, marks: Marks) -> View:
+    """The request as the provider has it: how long it keeps what is written, for answers that do not say so."""
+    ttls = {mark.ttl for mark in marks.marks}
+    return msgspec.structs.replace(view, cache_ttl=ttls.pop()) if len(ttls) == 1 else view
 
 
 def _ours(form: _Form, body: bytes) -> peek.Seen | None:

@@ -15,11 +15,13 @@ _COMMANDS = (
     ("demo", "playing:demo", "Three agents on the simulated provider, and what they cost.", "bursar demo"),
     ("init", "setup:init", "Write a commented bursar.toml.", "bursar init"),
     ("check", "setup:check", "Validate the configuration: every fault with its line.", "bursar check --config F"),
-    ("serve", "serving:serve", "The gateway and its admin API.", "bursar serve --port 4600 --workers 2"),
+    ("serve", "serving:serve", "The gateway, its admin API and pages.", "bursar serve --port 4600 --workers 2"),
+    ("dashboard", "dashboard:dashboard", "The pages of a ledger.", "bursar dashboard --port 4602"),
     ("sandbox", "serving:sandbox", "The simulated provider alone.", "bursar sandbox --faults 429:0.05"),
     ("report", "asking:report", "The four metrics and a table.", "bursar report --by step --since 7d"),
     ("runs", "asking:runs", "The runs, newest first.", "bursar runs --agent researcher --since 24h"),
     ("run", "asking:run", "One run's call map: every attempt, in order.", "bursar run RUN_ID"),
+    ("doctor", "doctoring:doctor", "Why provider prompt caching misses, in dollars.", "bursar doctor --since 7d"),
     ("price", "asking:price", "Price usage objects: JSON lines in, JSON lines out.", "bursar price < usage.jsonl"),
     ("verify", "asking:verify", "Audit the ledger; exit code 1 on any mismatch.", "bursar verify --json"),
     ("export", "transfer:export_", "Write the ledger's rows.", "bursar export --format csv --out calls.csv"),
@@ -63,6 +65,7 @@ def app() -> App:
             group.command(f"{__name__}.{place}", name=name, help=what, help_epilogue=f"Example: {example}")
     told.command(keys)
     told.command(f"{__name__}.budgets:app", name="budgets", help="Where the budgets stand; limits from recorded runs.")
+    told.command(f"{__name__}.cache:app", name="cache", help="The answers that are kept to be given again.")
     return told
 
 

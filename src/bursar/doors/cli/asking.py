@@ -14,6 +14,7 @@ from bursar.doors.cli import tables
 from bursar.doors.cli.shared import Config, Json, Misuse, Since, Tenant, Until, ledger, moment, say, say_json, working
 from bursar.doors.open import make_policy
 from bursar.doors.price_cli import price_lines
+from bursar.doors.semantic import learned
 from bursar.insights import callmap, rows
 from bursar.insights import report as reports
 from bursar.stores.base import Filters
@@ -26,7 +27,7 @@ def report(
     *,
     by: Annotated[
         str,
-        Parameter(help="agent, step, user, session, model, tier, provider, api, tag:K, day or hour."),
+        Parameter(help="agent, step, user, session, model, tier, provider, api, cache, tag:K, day or hour."),
     ] = "agent",
     since: Since = None,
     until: Until = None,
@@ -48,8 +49,10 @@ def report(
     with ledger(config) as (settings, store), working("adding up"):
         try:
             found = reports.build(
-                store, by=by, since=start, until=end, tenant=tenant, agent=agent, zone=tz, tiers=tuple(settings.tiers)
-            )
+                store, by=by, since=start, until=end, tenant=tenant, agent=agent, zone=tz,
+                tiers=tuple(settings.tiers), steps=make_policy(settings).steps,
+                pools=learned(store),
+            )  # fmt: skip
         except ValueError as fault:
             raise Misuse(str(fault)) from None
     if as_json:

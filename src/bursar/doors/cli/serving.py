@@ -42,9 +42,9 @@ def serve(
     with _opened(settings, workers) as store:
         keyed = any(key.revoked_at is None for key in store.list_keys())
     check_address(address, keyed=keyed)
-    bound = _free(address, port if port is not None else settings.gateway.port)
+    bound = free(address, port if port is not None else settings.gateway.port)
     _announce("gateway", address, bound, as_json, _about(settings, keyed))
-    with _until_told():
+    with until_told():
         if workers == 1:
             run(worker.gateway(settings), address, bound)
         else:
@@ -78,9 +78,9 @@ def sandbox(
         raise Misuse(f"--{fault}") from None
     if recorded is not None and not recorded.is_file():
         raise Misuse(f"--recorded: {recorded} is no file")
-    bound = _free(host, port)
+    bound = free(host, port)
     _announce("sandbox", host, bound, as_json, "any key will do")
-    with _until_told():
+    with until_told():
         try:
             serve_sandbox(told, host, bound)
         except (ValueError, OSError) as fault:
@@ -107,7 +107,7 @@ def _about(settings: Settings, keyed: bool) -> str:
     return f"ledger {settings.store.url}, {'Bursar keys asked' if keyed else 'this machine alone, no keys'}{note}"
 
 
-def _free(host: str, port: int) -> int:
+def free(host: str, port: int) -> int:
     """The port, once it is known that it can be bound; for 0 one that is free. Raises Misuse."""
     if not 0 <= port <= 65535:
         raise Misuse(f"--port {port}: expected 0 to 65535")
@@ -130,7 +130,7 @@ def _announce(what: str, host: str, port: int, as_json: bool, about: str) -> Non
 
 
 @contextmanager
-def _until_told() -> Iterator[None]:
+def until_told() -> Iterator[None]:
     """SIGTERM and Ctrl-C are how a server is meant to end. uvicorn gives them back once it has shut down in order."""
     before = signal.signal(signal.SIGTERM, _leave)
     try:

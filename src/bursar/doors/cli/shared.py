@@ -52,7 +52,7 @@ def ledger(config: Path | None) -> Iterator[tuple[Settings, Store]]:
             f"there is no ledger at {path.absolute()}: put Bursar on an agent first, or tell where it is ([store] url, "
             "BURSAR_STORE__URL)"
         )
-    with closing(open_store(url)) as store:
+    with closing(open_store(url, settings.cache)) as store:
         yield settings, store
 
 

@@ -17,6 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from bursar.insights.callmap import Head, Node
+from bursar.insights.hits import learned
+from bursar.insights.hits import share as saved
 from bursar.insights.report import Report, share
 from bursar.stores.base import Counters, Key, Line, Page, Run, RunCosts
 from bursar.types import Entry, Instant
@@ -60,6 +62,13 @@ def print_report(report: Report, out: Console) -> None:
         _print(out, _lines_table("", "user", metrics.top_users, total))
     hits = f"{total.hits:,} of {_plural(total.calls, 'call')}, {dollars(total.saved_nanos)} saved"
     _say(out, "Cache hit rate", f"{percent(metrics.hit_rate)}: {hits}")
+    if total.hits:
+        _print(out, _hits_table("Hits by cache", report.hits.caches, total))
+        _print(out, _hits_table("Hits by step", report.hits.steps, total))
+    for pool in map(learned, report.hits.pools):
+        if (rate := pool["wrong_of_hits"]) is not None:
+            told = f"{rate:.1%} of the hits are wrong ({pool['low']:.1%} to {pool['high']:.1%})"
+            _say(out, "Semantic cache", f"{plain(pool['step'])}, {pool['served']:,} given: {told}")
     _say(out, "Providers' own prompt caches", f"{percent(metrics.cached_input_share)} of input tokens")
     _print(out, _lines_table("Models by tier", "tier", report.tiers, total))
     if report.by != "model":
@@ -148,6 +157,16 @@ def _lines_table(title: str, by: str, lines: Sequence[Line], total: Counters) ->
     return table
 
 
+def _hits_table(title: str, lines: Sequence[Line], total: Counters) -> Table:
+    """Shares: of the line's own calls, and of all dollars that would have been paid without a cache."""
+    table = grid(title, "", "calls", "hits", "of calls", "saved", "of dollars")
+    for line in lines[:_MANY]:
+        told = line.counts
+        counts = (f"{told.calls:,}", f"{told.hits:,}", percent(share(told.hits, told.calls)))
+        table.add_row(plain(line.key), *counts, dollars(told.saved_nanos), percent(saved(told, total)))
+    return table
+
+
 # --- runs
 
 
@@ -220,7 +239,7 @@ def _remark(entry: Entry) -> str:
     told = []
     if entry.status != "completed":
         told.append(entry.status + (f" {entry.http_status}" if entry.http_status and entry.status == "failed" else ""))
-    if entry.cache not in ("bypass", "miss"):
+    if entry.cache not in ("bypass", "miss", entry.status):
         told.append(entry.cache)
     if entry.attempt > 1:
         told.append(f"attempt {entry.attempt}")

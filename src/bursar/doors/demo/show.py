@@ -86,7 +86,7 @@ def _agent(played: Played, name: str) -> dict[str, Any]:
 
 def _report(store: Store) -> report.Report:
     """By step; by agent it is within the metrics."""
-    return report.build(store, by="step", tiers=tuple(TIERS))
+    return report.build(store, by="step", tiers=tuple(TIERS), steps=())
 
 
 # --- for people

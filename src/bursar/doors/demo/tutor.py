@@ -3,6 +3,7 @@
 Many students ask the same thing in other words, and every answer is made anew. Errors of the SDK reach the caller.
 """
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,12 @@ def lesson(
                     answer += event.delta
             talk.append(say("assistant", answer))
         yield answer
+
+
+def same_program(question: str, stored: str, fresh: str) -> bool | None:
+    """Whether two answers show the same program: what the semantic cache may learn from; None where one shows none."""
+    programs = [re.findall(r"```python\n(.*?)```", answer, re.DOTALL) for answer in (stored, fresh)]
+    return programs[0] == programs[1] if all(programs) else None
 
 
 def say(role: str, text: str) -> dict[str, str]:

@@ -1,31 +1,40 @@
-"""The admin API under /bursar/v1, Prometheus' /metrics and the front page: what the ledger knows, as JSON.
+"""The admin API under /bursar/v1 and Prometheus' /metrics: what the ledger knows, as JSON.
 
-Reads only, but for keys' own command line. A wrong parameter is 400 with its name; every answer asks the admin key
+Reads only, but for the purge of kept answers. A wrong parameter is 400 with its name; every answer asks the admin key
 where keys exist, but `health` and `ready`.
 """
 
-import html
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from bursar.doors import purging
 from bursar.doors.gateway.access import Denied, Doorkeeper
 from bursar.doors.period import instant
+from bursar.doors.semantic import forget
 from bursar.insights import rows
 from bursar.policy import Policy
 from bursar.stores.base import BudgetLine, Filters, Page, Store, StoreFailure
+from bursar.types import Instant
 
-PAGES = frozenset(("/", "/metrics"))
-_BY = ("agent", "step", "user", "session", "model", "tier", "provider", "api", "purpose", "day", "hour", "total")
-_FILTERS = ("run_id", "session_id", "user_id", "agent_id", "step", "model", "tier", "provider", "status", "tenant")
+PAGES = frozenset(("/metrics",))
+_BY = (
+    "agent", "step", "user", "session", "model", "tier", "provider", "api", "cache", "purpose", "day", "hour", "total",
+)  # fmt: skip
+_FILTERS = (
+    "run_id", "session_id", "user_id", "agent_id", "step", "model", "tier", "provider", "status", "cache", "tenant",
+)  # fmt: skip
 _MOST = 1000
+_LARGEST_BODY = 64 << 10
 
 
 T = TypeVar("T")
@@ -48,9 +57,10 @@ def create(store: Store, policy: Policy, doorkeeper: Doorkeeper) -> Starlette:
         Route("/bursar/v1/runs", _guarded(doorkeeper, desk.runs)),
         Route("/bursar/v1/runs/{run_id:path}", _guarded(doorkeeper, desk.run)),
         Route("/bursar/v1/budgets", _guarded(doorkeeper, desk.budgets)),
+        Route("/bursar/v1/cache", _guarded(doorkeeper, desk.cache)),
+        Route("/bursar/v1/cache/purge", _guarded(doorkeeper, desk.purge), methods=["POST"]),
         Route("/bursar/v1/keys", _guarded(doorkeeper, desk.keys)),
         Route("/metrics", _guarded(doorkeeper, desk.metrics)),
-        Route("/", _guarded(doorkeeper, desk.front)),
     ]
     return Starlette(routes=routes, exception_handlers={404: _missing, 405: _missing})
 
@@ -78,6 +88,7 @@ def _guarded(doorkeeper: Doorkeeper, answer: Callable[[Request], Any]) -> Callab
         headers = tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in request.scope["headers"])
         try:
             doorkeeper.admit(headers, "admin")
+            request.state.body = await _body(request) if request.method == "POST" else b""
             told = await run_in_threadpool(answer, request)
         except Denied as denied:
             return _problem(denied.status, str(denied))
@@ -88,6 +99,17 @@ def _guarded(doorkeeper: Doorkeeper, answer: Callable[[Request], Any]) -> Callab
         return told if isinstance(told, Response) else JSONResponse(told)
 
     return endpoint
+
+
+async def _body(request: Request) -> bytes:
+    """The little that the admin API is ever told. Raises BadQuery."""
+    pieces, size = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST_BODY:
+            raise BadQuery(f"the body has over {_LARGEST_BODY} bytes")
+    return b"".join(pieces)
 
 
 class _Desk:
@@ -153,6 +175,21 @@ class _Desk:
         items = [rows.budget(one, self._store.touchers(one) if asked == "1" else None) for one in page.items]
         return {"items": items, "next_cursor": page.next_cursor}
 
+    def cache(self, request: Request) -> dict[str, Any]:
+        """What is kept, by tenant, step and model."""
+        del request
+        kept = self._store.cache
+        answers, size = kept.size()
+        return {**purging.as_json(kept.shelves(Instant(time.time_ns() // 1000)), answers, size), "next_cursor": None}
+
+    def purge(self, request: Request) -> dict[str, Any]:
+        """Forget the answers that a JSON object names."""
+        try:
+            told = msgspec.json.decode(request.state.body, type=dict[str, Any])
+            return {"purged": forget(self._store, purging.read(told))}
+        except (msgspec.DecodeError, ValueError, RecursionError) as bad:
+            raise BadQuery(str(bad)) from None
+
     def keys(self, request: Request) -> dict[str, Any]:
         del request
         return {"items": [rows.key(item) for item in self._store.list_keys()], "next_cursor": None}
@@ -203,26 +240,9 @@ class _Desk:
             ]
         return text
 
-    def front(self, request: Request) -> Response:
-        del request
-        total = next(iter(self._store.spend("total")), None)
-        told = rows.counters(total.counts) if total else {}
-        cells = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in told.items())
-        return HTMLResponse(_FRONT.replace("{cells}", cells or "<tr><td>No call has been booked yet."))
-
     def openapi(self, request: Request) -> dict[str, Any]:
         del request
         return _openapi()
-
-
-_FRONT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Bursar</title>
-<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
-<style>body{font:15px/1.5 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th{text-align:left;font-weight:500;padding:.2rem 2rem .2rem 0}
-td{text-align:right}</style>
-<h1>Bursar</h1><p>The ledger so far. <code>bursar report</code> says more; the API is described by
-<a href="/bursar/v1/openapi.json">openapi.json</a>.</p><table>{cells}</table></html>"""
 
 
 def _label(key: str | None) -> str:
@@ -260,6 +280,14 @@ def _limit(query: Mapping[str, str]) -> int:
     return int(told)
 
 
+def _post(summary: str, *names: str) -> dict[str, Any]:
+    """A POST of one JSON object with some of these members."""
+    members = {name: {"type": "boolean" if name == "all" else "string"} for name in names}
+    sent = {"application/json": {"schema": {"type": "object", "properties": members}}}
+    answers = {"200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}}
+    return {"post": {"summary": summary, "requestBody": {"required": True, "content": sent}, "responses": answers}}
+
+
 def _openapi() -> dict[str, Any]:
     """The admin API, described."""
 
@@ -292,6 +320,8 @@ def _openapi() -> dict[str, Any]:
                 "limit",
                 "cursor",
             ),
+            "/bursar/v1/cache": get("The answers that are kept, by tenant, step and model"),
+            "/bursar/v1/cache/purge": _post("Forget kept answers", "all", "step", "model", "tag", "prefix", "tenant"),
             "/bursar/v1/keys": get("Bursar keys, without their secrets"),
             "/metrics": get("Prometheus"),
         },

@@ -1,4 +1,4 @@
-"""The gateway as one ASGI application: the proxy, the admin API beside it, and a life of its own.
+"""The gateway as one ASGI application: the proxy, the admin API and the pages beside it, and a life of its own.
 
 On shutdown the server lets requests under way finish; then drains get a few seconds, and what is still open is
 settled by what was seen of it. Nothing is left unsettled but by a kill, which the next start books.
@@ -8,10 +8,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from bursar.doors import dashboard
 from bursar.doors.gateway import admin
 from bursar.doors.gateway.access import Doorkeeper
 from bursar.doors.gateway.proxy import Proxy, Receive, Scope, Send, Settings
 from bursar.doors.gateway.upstream import Upstream
+from bursar.doors.semantic import semantics
 from bursar.drivers.aio import AsyncDriver
 from bursar.drivers.world import StoreWorld
 from bursar.policy import Policy
@@ -28,15 +30,18 @@ class Gateway:
     ) -> None:
         self.store = store
         keyed = any(key.revoked_at is None for key in store.list_keys())
-        self.world = StoreWorld(store)
+        self.world = StoreWorld(store, semantics=semantics(policy, store))
         self.upstream = Upstream(policy.providers, credentials, replace=keyed, silence_seconds=settings.silence_seconds)
         self.driver = AsyncDriver(self.world, policy)
         doorkeeper = Doorkeeper(store, hash_key, time.monotonic, keyed=keyed)
         self.proxy = Proxy(self.driver, self.upstream, doorkeeper, settings)
         self.admin = admin.create(store, policy, doorkeeper)
+        self.pages = dashboard.create(store, policy, doorkeeper, hash_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
+            case "http" if dashboard.serves(scope["path"]):
+                await self.pages(scope, receive, send)
             case "http" if scope["path"].startswith("/bursar/") or scope["path"] in admin.PAGES:
                 await self.admin(scope, receive, send)
             case "http":

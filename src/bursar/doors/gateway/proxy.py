@@ -89,15 +89,14 @@ class Proxy:
             if dialect is None or free:
                 await self._pass(asked, body, receive, send)
                 return
-            call, reply = self._call(dialect, asked, body, key)
-            if reply is None:
-                answer = await self.driver.serve(call, self.upstream)
-                if answer.relay is not None:
-                    await self._relay(answer, call, receive, send)
-                    return
-                if answer.verdict is None:
-                    raise RuntimeError("a driver answered with neither verdict nor relay")
-                reply = replies.of_verdict(answer.verdict, call, speaks, self.driver.policy)
+            call = self._call(dialect, asked, body, key)
+            answer = await self.driver.serve(call, self.upstream)
+            if answer.relay is not None:
+                await self._relay(answer, call, receive, send)
+                return
+            if answer.verdict is None:
+                raise RuntimeError("a driver answered with neither verdict nor relay")
+            reply = replies.of_verdict(answer.verdict, call, speaks, self.driver.policy)
         except Denied as denied:
             reply = replies.error(speaks, denied.status, str(denied))
         except attribution.BadHeader as bad:
@@ -109,8 +108,7 @@ class Proxy:
             reply.headers.append((b"x-should-retry", b"false"))
         await _send_whole(send, reply)
 
-    def _call(self, dialect: Dialect, asked: Request, body: bytes, key: Key | None) -> tuple[Call, Reply | None]:
-        """The Call, and an answer where the request itself already decides it."""
+    def _call(self, dialect: Dialect, asked: Request, body: bytes, key: Key | None) -> Call:
         path = _one_segment(asked.raw) if dialect.family == "gemini" else asked.raw
         other = dialect is dialects.OTHER
         view = dialect.view(body, path, asked.headers)
@@ -131,13 +129,12 @@ class Proxy:
             sdk_retry=_count(asked.headers, "x-stainless-retry-count"),
             attempts=self.settings.attempts,
             max_cost_nanos=said.max_cost_nanos,
+            cache=said.cache,
+            no_store=said.no_store,
         )
         if other:
             self._unlimited(call, asked.path)
-        if said.cache == "only":
-            told = "x-bursar-cache: only, and no cached answer is known"
-            return call, replies.error(dialect, 504, told, code="cache_miss")
-        return call, None
+        return call
 
     def _may_pass(self, asked: Request, key: Key | None) -> None:
         """Lists of models and counts of tokens for everybody; the rest as contract.md section 3 says."""

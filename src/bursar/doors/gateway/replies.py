@@ -97,6 +97,8 @@ def _facts(entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
             told.append((b"x-bursar-cost-status", entry.cost_status.encode()))
             if entry.cost_nanos is not None:
                 told.append((b"x-bursar-cost-usd", format_usd(entry.cost_nanos).encode()))
+            if entry.saved_nanos is not None:
+                told.append((b"x-bursar-saved-usd", format_usd(entry.saved_nanos).encode()))
     return told
 
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast, get_args
 
 import msgspec
 
@@ -26,7 +26,7 @@ from bursar.doors.library.tallies import Tallies, Tally
 from bursar.money import format_usd
 from bursar.rules.budget import FINAL_STEP
 from bursar.rules.grant import Counter
-from bursar.types import Kin, Tags
+from bursar.types import CacheWish, Kin, Tags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,10 +37,10 @@ _MOST_TAGS = 32
 class Scope:
     """One run or step that somebody entered: what it says, and what stood before."""
 
-    __slots__ = ("_owner", "closed", "outer", "run", "tags")
+    __slots__ = ("_owner", "cache", "closed", "outer", "run", "tags")
 
-    def __init__(self, run: "Run | None", tags: Tags, outer: "Scope | None") -> None:
-        self.run, self.tags, self.outer = run, tags, outer
+    def __init__(self, run: "Run | None", tags: Tags, outer: "Scope | None", cache: CacheWish | None = None) -> None:
+        self.run, self.tags, self.outer, self.cache = run, tags, outer, cache
         self.closed = False
         self._owner = weakref.ref(_whoever())
 
@@ -188,24 +188,32 @@ def _async_generator(again: Callable[[], _Enterable], function: Callable[..., An
 
 
 class Step(_Enterable):
-    """A named part of a run: what is called within is booked to it. final: the run's final answer."""
+    """A named part of a run: what is called within is booked to it. final: the run's final answer.
 
-    def __init__(self, name: str, run: "Run | None" = None, *, final: bool = False) -> None:
+    cache: what its calls want of Bursar's caches; None: as the step around it in the same run.
+    """
+
+    def __init__(
+        self, name: str, run: "Run | None" = None, *, final: bool = False, cache: CacheWish | None = None
+    ) -> None:
         self.name = cast(str, label("step", name))
-        self._run, self._final = run, final
+        if cache not in (None, *get_args(CacheWish)):
+            raise ValueError(f"cache = {cache!r:.80}: expected one of {', '.join(map(repr, get_args(CacheWish)))}")
+        self._run, self._final, self._cache = run, final, cache
 
     def __repr__(self) -> str:
         return f"step({self.name!r})"
 
     def _open(self, outer: Scope | None) -> Scope:
-        if self._run is not None:
-            base, run = self._run.labels, self._run
-        else:
-            base, run = (outer.tags, cast(Run, outer.run)) if outer is not None else (Tags(), cast(Run, None))
-        return Scope(run, msgspec.structs.replace(base, step=self.name, final=base.final or self._final), outer)
+        run, base = (self._run, self._run.labels) if self._run is not None else (None, Tags())
+        if self._run is None and outer is not None:
+            run, base = outer.run, outer.tags
+        tags = msgspec.structs.replace(base, step=self.name, final=base.final or self._final)
+        around = outer.cache if outer is not None and outer.run is run else None
+        return Scope(run, tags, outer, self._cache or around)
 
     def _again(self) -> "Step":
-        return Step(self.name, self._run, final=self._final)
+        return Step(self.name, self._run, final=self._final, cache=self._cache)
 
 
 class Run(_Enterable):
@@ -282,9 +290,12 @@ class Run(_Enterable):
         """True from when a budget is nearly used up, or has cut or refused the run's last call. Asks the ledger."""
         return self._tally.pressed or budgets.state(self._home.counters(self._tags())) != "ok"
 
-    def step(self, name: str) -> Step:
-        """A step of this run, wherever it is entered: in a worker thread too, which inherits no context."""
-        return Step(name, self)
+    def step(self, name: str, *, cache: CacheWish | None = None) -> Step:
+        """A step of this run, wherever it is entered: in a worker thread too, which inherits no context.
+
+        cache: see `Guard.step`.
+        """
+        return Step(name, self, cache=cache)
 
     def finish(self) -> Step:
         """The step of the run's final answer, which alone may use the finish reserve: sent with its tools off, once."""

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from bursar.doors.library import budget, context
 from bursar.doors.library.budget import Finish
 from bursar.doors.library.farewell import Farewell
 from bursar.doors.library.tallies import Tallies
+from bursar.doors.semantic import semantics
 from bursar.drivers.aio import AsyncDriver
 from bursar.drivers.blocking import Driver
 from bursar.drivers.world import StoreWorld
@@ -28,6 +29,7 @@ from bursar.rules.budget import claims
 from bursar.rules.grant import Counter
 from bursar.rules.listing import catalog_of, region_of
 from bursar.stores.base import Store
+from bursar.stores.semantic import Pool
 from bursar.types import Call, Family, Headers, Tags
 from bursar.wire import dialect as dialects
 from bursar.wire.dialect import Dialect
@@ -54,7 +56,7 @@ class Desk:
         os.register_at_fork(before=functools.partial(_settle_down, me), after_in_child=functools.partial(_reborn, me))
 
     def _start(self) -> None:
-        self.world = StoreWorld(self.store, self.tallies.settled)
+        self.world = StoreWorld(self.store, self.tallies.settled, semantics=semantics(self.policy, self.store))
         self.driver = Driver(self.world, self.policy)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncDriver] = weakref.WeakKeyDictionary()
 
@@ -116,12 +118,18 @@ class Desk:
             provider=self.provider(url, dialect, provider),
             sdk_retry=_count(headers),
             attempts=self.attempts if dialect is not dialects.OTHER else 1,
+            cache=scope.cache if scope is not None else None,
+            origin="/".join(url.split("/", 3)[:3]),
         )
 
     def counters(self, tags: Tags) -> list[Counter]:
         """Where every budget stands that calls with these tags fall under. Blocks."""
         wanted = claims(tags, tags.step, self.policy)
         return self.store.balances(wanted) if wanted else []
+
+    def pools(self) -> Sequence[Pool]:
+        """What the semantic cache has learned by now. Blocks."""
+        return self.world.semantics.meaning.pools() if self.world.semantics is not None else ()
 
     def run_id(self) -> str:
         return ids.run_id(self.world.clock())
@@ -134,6 +142,8 @@ class Desk:
         swept.wait(seconds)
         self.driver.drains.wait(seconds)
         self._elsewhere(_ended, seconds)
+        if self.world.semantics is not None:
+            self.world.semantics.flush()
         self.store.flush()
 
     async def aflush(self, seconds: float) -> None:

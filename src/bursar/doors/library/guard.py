@@ -19,6 +19,7 @@ from bursar.doors.library.ledger import Ledger, Row, When
 from bursar.doors.library.wrap import wrap, wrap_http
 from bursar.policy import Policy
 from bursar.stores.base import Store
+from bursar.types import CacheWish
 
 C = TypeVar("C")
 
@@ -34,7 +35,7 @@ class Guard:
 
     def __init__(self, policy: Policy, store: Store, *, attempts: int = 1, finish: Finish | None = None) -> None:
         self._desk = Desk(policy, store, attempts, finish)
-        self.ledger = Ledger(store, tuple(policy.tiers))
+        self.ledger = Ledger(store, tuple(policy.tiers), policy.steps, self._desk.pools)
 
     def wrap(self, client: C, *, provider: str | None = None) -> C:
         """Put the guard on a client, in place, and give the same client back; TypeError where it is of no known kind.
@@ -94,17 +95,22 @@ class Guard:
         }
         return context.Run(self._desk.home, said)
 
-    def step(self, name: str) -> context.Step:
-        """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function."""
-        return context.Step(name)
+    def step(self, name: str, *, cache: CacheWish | None = None) -> context.Step:
+        """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function.
+
+        cache: what its calls want of Bursar's caches, where the step's rule ([[steps]] cache) has one: "off" goes past
+        them; "refresh" asks the provider and keeps the new answer; "only" spends nothing, and where no answer is kept
+        the call ends in HTTP 504; "on" is what the rule says. None: as the step around it. ValueError for another word.
+        """
+        return context.Step(name, cache=cache)
 
     def report(
         self, by: str = "agent", *, since: When = None, until: When = None, agent: str | None = None, zone: str = "UTC"
     ) -> Row:
         """Cost per run and per user, cache hit rate, models by tier, and a table by `by`: `bursar report --json`.
 
-        by: agent, step, user, session, model, tier, provider, api, tag:K, day or hour (of `zone`). since, until: aware
-        datetimes or text such as "7d". ValueError says what cannot be asked.
+        by: agent, step, user, session, model, tier, provider, api, cache, tag:K, day or hour (of `zone`). since, until:
+        aware datetimes or text such as "7d". ValueError says what cannot be asked.
         """
         return self.ledger.report(by, since=since, until=until, agent=agent, zone=zone)
 

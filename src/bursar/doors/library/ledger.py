@@ -4,13 +4,15 @@ Amounts are decimal strings in USD, times ISO 8601 UTC, unknown is None. Reads s
 before; each blocks for as long as it takes. An unknown filter raises TypeError and names those there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from bursar.doors.period import instant
 from bursar.insights import report, rows
+from bursar.policy import StepRule
 from bursar.stores.base import Filters, Page, Store
+from bursar.stores.semantic import Pool
 from bursar.types import Instant
 
 Row: TypeAlias = dict[str, Any]
@@ -21,14 +23,21 @@ When: TypeAlias = str | datetime | None
 class Ledger:
     """What `bursar runs`, `bursar run` and `bursar report` ask, and every row behind it."""
 
-    def __init__(self, store: Store, tiers: Sequence[str] = ()) -> None:
-        self._store, self._tiers = store, tiers
+    def __init__(
+        self,
+        store: Store,
+        tiers: Sequence[str] = (),
+        steps: Sequence[StepRule] = (),
+        pools: Callable[[], Sequence[Pool]] = tuple,
+    ) -> None:
+        """pools: what the semantic cache has learned by now."""
+        self._store, self._tiers, self._steps, self._pools = store, tiers, steps, pools
 
     def calls(self, *, limit: int = 100, cursor: str | None = None, **filters: Any) -> Page[Row]:
         """Rows, newest first: one for each physical attempt.
 
-        filters: run_id, session_id, user_id, agent_id, step, model, tier, provider, status, tenant; since (inclusive)
-        and until (exclusive).
+        filters: run_id, session_id, user_id, agent_id, step, model, tier, provider, status, cache, tenant; since
+        (inclusive) and until (exclusive).
         """
         found = self._store.calls(_filters(filters), limit, cursor)
         return Page(tuple(map(rows.call, found.items)), found.next_cursor)
@@ -47,7 +56,7 @@ class Ledger:
         return [rows.call(entry) for entry in self._store.run(run_id)]
 
     def spend(self, by: str = "step", *, since: When = None, until: When = None, zone: str = "UTC") -> list[Row]:
-        """Sums by agent, step, user, session, model, tier, provider, api, tag:K, total; by day or hour of a zone."""
+        """Sums by agent, step, user, session, model, tier, provider, api, cache, tag:K, total; day, hour of a zone."""
         found = self._store.spend(by, _instant(since), _instant(until), Filters(), zone)
         return [rows.line(by, line) for line in found]
 
@@ -56,7 +65,10 @@ class Ledger:
     ) -> Row:
         """The four metrics, a table and remarks, as `bursar report --json` prints them."""
         start, end = _instant(since), _instant(until)
-        found = report.build(self._store, by=by, since=start, until=end, agent=agent, zone=zone, tiers=self._tiers)
+        found = report.build(
+            self._store, by=by, since=start, until=end, agent=agent, zone=zone, tiers=self._tiers, steps=self._steps,
+            pools=self._pools(),
+        )  # fmt: skip
         return report.as_json(found)
 
 

@@ -174,6 +174,7 @@ class Sending:
     def __init__(self, door: Any, request: Any, dialect: Dialect, call: Call) -> None:
         self.door, self.request, self.dialect, self.call = door, request, dialect, call
         self.last: Any = None
+        """The last exchange with the provider; None: there was none."""
 
     def send(self, shipment: Shipment) -> "Exchange":
         """Upstream for the blocking driver."""
@@ -200,6 +201,9 @@ class Sending:
         copied.__dict__.update(request.__dict__)
         copied.headers = headers = module.Headers(request.headers)
         headers["accept-encoding"] = "identity"
+        if shipment.path != self.call.path:  # a side call: another endpoint of the same provider
+            copied.url = request.url.copy_with(raw_path=shipment.path.encode("latin-1"))
+            headers.pop("idempotency-key", None)
         if shipment.body is not self.call.body:
             copied._content, copied.stream = shipment.body, module.ByteStream(shipment.body)
             headers["content-length"] = str(len(shipment.body))
@@ -236,6 +240,8 @@ class Sending:
                 return kit.module.Response(
                     outcome.status, headers=(*outcome.headers, *about), content=outcome.body or b""
                 )
+            case Completed() if self.last is None:
+                return self._given(outcome, answer.entry)
             case Completed():
                 return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body or b"", None))
             case Failed():
@@ -246,6 +252,11 @@ class Sending:
     def _outlives(self, entry: Entry) -> bool:
         """A caller who is cancelled leaves a stream that tells the bill, or that others may wait for."""
         return entry.cache == "miss" or hangup.drains(self.call, entry, self.door.desk.policy)
+
+    def _given(self, outcome: Completed, entry: Entry | None) -> Any:
+        """An answer that was paid for before: nothing was sent, so nothing of a provider's head is there."""
+        headers = (*outcome.headers, *(() if entry is None else refusal.hit_headers(entry)))
+        return self.door.kit.module.Response(outcome.status, headers=headers, content=outcome.body or b"")
 
     def _failed(self, outcome: Failed, verdict: Verdict) -> Any:
         """An error as the provider sent it, or as the transport raised it, at the very place where it came."""

@@ -15,8 +15,8 @@ import msgspec
 
 from bursar.rules import digest
 from bursar.rules.prompt import known
-from bursar.rules.prompt.hints import LIFETIMES_S, NOTHING, Marks
-from bursar.types import PPM, Api, BlockKind, Instant
+from bursar.rules.prompt.hints import LIFETIMES_S, NOTHING
+from bursar.types import PPM, Api, BlockKind, Instant, Marks
 
 HORIZONS_S = (300, 1800, 3600)
 """The lifetimes that providers offer, in seconds: the ends of the life table's intervals."""
@@ -178,6 +178,16 @@ def chances(tally: dict[int, Counts], kind: int, cold: int = 0) -> list[tuple[in
             row.append(PPM - gone)
         found.append((row[0], row[1], row[2]))
     return found
+
+
+def first_return(habits: Habits, firm: int) -> int:
+    """The chance, in millionths, that a system prompt that was never seen returns within five minutes.
+
+    Even odds, which count as so many prompts, with those that have come; who still waits counts half.
+    """
+    new = [habits.tally.get(_class(1, level), _NO_COUNTS) for level in range(4)]
+    awaited, returned, waiting = (sum(counts[k] for counts in new) for k in (0, 3, 6))
+    return PPM * (firm + 2 * returned) // (2 * (firm + awaited) + waiting)
 
 
 def evidence(tally: dict[int, Counts], kind: int, level: int) -> int:

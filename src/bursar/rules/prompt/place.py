@@ -12,12 +12,12 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from bursar.rules.prompt.habits import HORIZONS_S, Habits, Link, Met, Row, chain, chances, evidence, floor_of, meet
-from bursar.rules.prompt.hints import NOTHING, Mark, Marks, Spot, Ttl
+from bursar.rules.prompt.hints import NOTHING, Spot
 from bursar.rules.prompt.known import Rules
-from bursar.types import PPM, Bucket, Instant
+from bursar.types import PPM, Bucket, Instant, Mark, Marks, Ttl
 
 _TTLS: dict[Bucket, Ttl] = {"cache_write_5m": "5m", "cache_write_30m": "30m", "cache_write_1h": "1h"}
-_EVIDENCE = 8
+_EVIDENCE = 4
 """What must be known of the ends of prompts before OpenAI's own marker is moved or turned off."""
 _CALLS_A_MINUTE = 15
 """What one prompt_cache_key takes before the provider spreads its calls (OpenAI cookbook)."""
