@@ -1,9 +1,14 @@
 """What the whole suite shares: where public data lies, and that CI fails on a skip."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import bursar
+import library_kit
+from bursar.sandbox.server import SandboxServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,3 +37,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and os.environ.get("BURSAR_STRICT") and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def sandbox(server: SandboxServer) -> SandboxServer:
+    """The module's own provider, as new."""
+    server.app.reset()
+    return server
+
+
+@pytest.fixture
+def guard() -> Iterator[bursar.Guard]:
+    """On books in memory, with the kit's prices."""
+    with library_kit.guarded() as guard:
+        yield guard

@@ -17,7 +17,7 @@ import agent_kit
 import bursar
 from agent_kit import REPORT, TURNS, Agent, AnthropicAgent, OpenAIAgent, sandbox_settings
 from bursar.sandbox.server import SandboxServer
-from library_kit import STOPPED, anthropic, guarded, openai, rows
+from library_kit import STOPPED, anthropic, openai, rows
 
 KINDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "openai": (openai, OpenAI, OpenAIAgent, agent_kit.chat_plain),
@@ -36,18 +36,6 @@ TOKENS = 20_000
 def server() -> Iterator[SandboxServer]:
     with SandboxServer(sandbox_settings()) as server:
         yield server
-
-
-@pytest.fixture
-def sandbox(server: SandboxServer) -> SandboxServer:
-    server.app.reset()
-    return server
-
-
-@pytest.fixture
-def guard() -> Iterator[bursar.Guard]:
-    with guarded() as guard:
-        yield guard
 
 
 @pytest.fixture(params=KINDS)

@@ -24,7 +24,6 @@ from library_kit import (
     chat_streamed,
     chat_text,
     gemini,
-    guarded,
     message,
     openai,
     rows,
@@ -39,18 +38,6 @@ GONE = bursar.Budget(tokens=0)
 def server() -> Iterator[SandboxServer]:
     with SandboxServer(settings()) as server:
         yield server
-
-
-@pytest.fixture
-def sandbox(server: SandboxServer) -> SandboxServer:
-    server.app.reset()
-    return server
-
-
-@pytest.fixture
-def guard() -> Iterator[bursar.Guard]:
-    with guarded() as guard:
-        yield guard
 
 
 # What may be written as a budget

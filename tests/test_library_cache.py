@@ -46,12 +46,6 @@ def server() -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def sandbox(server: SandboxServer) -> SandboxServer:
-    server.app.reset()
-    return server
-
-
-@pytest.fixture
 def guard() -> Iterator[bursar.Guard]:
     with guarded(steps=RULES) as guard:
         yield guard

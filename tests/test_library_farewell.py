@@ -20,7 +20,6 @@ from library_kit import (
     chat,
     chat_streamed,
     chat_text,
-    guarded,
     openai,
     rows,
     settings,
@@ -31,18 +30,6 @@ from library_kit import (
 def server() -> Iterator[SandboxServer]:
     with SandboxServer(settings()) as server:
         yield server
-
-
-@pytest.fixture
-def sandbox(server: SandboxServer) -> SandboxServer:
-    server.app.reset()
-    return server
-
-
-@pytest.fixture
-def guard() -> Iterator[bursar.Guard]:
-    with guarded() as guard:
-        yield guard
 
 
 def test_the_agent_says_what_it_has_found(guard: bursar.Guard) -> None:

@@ -25,7 +25,6 @@ from library_kit import (
     chat_streamed,
     chat_text,
     decided,
-    guarded,
     openai,
     patient_chat,
     rows,
@@ -37,18 +36,6 @@ from library_kit import (
 def server() -> Iterator[SandboxServer]:
     with SandboxServer(settings()) as server:
         yield server
-
-
-@pytest.fixture
-def sandbox(server: SandboxServer) -> SandboxServer:
-    server.app.reset()
-    return server
-
-
-@pytest.fixture
-def guard() -> Iterator[bursar.Guard]:
-    with guarded() as guard:
-        yield guard
 
 
 # Under any concurrency

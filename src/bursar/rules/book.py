@@ -166,12 +166,13 @@ _STATUSES: dict[RefusalKind, int] = {"held": 429, "miss": 504}
 
 
 def refusal_status(refused: Refused, policy: Policy) -> int:
-    """The HTTP status: 404 where nobody serves it, 200 for a partial answer, 429 while held, else the policy's."""
+    """The HTTP status: 404 where nobody serves it, 200 for a partial answer, 429 while held, 504 on a miss, else
+    the policy's."""
     if refused.unroutable:
         return 404
     if refused.answer is not None:
         return 200
-    return {"held": 429, "miss": 504}.get(refused.kind, policy.refuse_status)
+    return _STATUSES.get(refused.kind, policy.refuse_status)
 
 
 def needs_estimate(outcome: Outcome) -> bool:

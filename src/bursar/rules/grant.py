@@ -119,10 +119,6 @@ class Amount(msgspec.Struct, frozen=True):
     def settled(balance: Balance) -> "Amount":
         return Amount(balance.settled_nanos, balance.settled_tokens)
 
-    @staticmethod
-    def taken(balance: Balance) -> "Amount":
-        return Amount(balance.settled_nanos + balance.held_nanos, balance.settled_tokens + balance.held_tokens)
-
 
 def _limit(claim: Claim) -> Amount:
     return Amount(claim.limit_nanos, claim.limit_tokens)

@@ -15,8 +15,6 @@ from bursar.rules.semantic.stem import stem
 Veto: TypeAlias = Literal["language", "number", "negation", "date", "unit", "code", "opposite", "name"]
 Doubt: TypeAlias = Literal["content", "extra", "order", "relation", "tense", "modality", "person", "question", "units",
                            "names"]  # fmt: skip
-DOUBTS: tuple[Doubt, ...] = ("content", "extra", "order", "relation", "tense", "modality", "person", "question",
-                             "units", "names")  # fmt: skip
 
 _OPPOSITES = frozenset((stem(a), stem(b)) for a, b in lex.OPPOSITES if stem(a) != stem(b))
 _OPPOSABLE = frozenset(a for a, _ in _OPPOSITES)
