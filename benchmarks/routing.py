@@ -25,10 +25,10 @@ from typing import Any
 import msgspec
 
 from bursar.money import divide_half_even, parse_usd
-from bursar.rules.chain import Tier, decide, observe
-from bursar.rules.chain_audit import Labelled, frozen, gaps
-from bursar.rules.chain_cost import default_chain
-from bursar.rules.chain_state import Step, learn, repool
+from bursar.rules.chain.audit import Labelled, frozen, gaps
+from bursar.rules.chain.cost import default_chain
+from bursar.rules.chain.decide import Tier, decide, observe
+from bursar.rules.chain.state import Step, learn, repool
 from bursar.rules.retry import draw
 
 MARKS = (30, 100, 300, 1000)

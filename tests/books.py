@@ -12,7 +12,8 @@ import pytest
 
 from bursar.stores.counters import Counters
 from bursar.stores.memory import MemoryStore
-from bursar.stores.sqlite import SqliteStore
+from bursar.stores.migrate import config
+from bursar.stores.sqlite import SqliteStore, connect
 from bursar.stores.tables import Books
 from bursar.types import Ask, Claim, Entry, Hold, Instant, Refused
 
@@ -138,6 +139,31 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(template: Path, tmp_path: Path) -> Path:
     """A fresh, empty ledger."""
     return Path(shutil.copy(template, tmp_path / "ledger.db"))
+
+
+def aged(path: Path, revision: str) -> None:
+    """Make a ledger anew as it stood at an older revision: what the tables had then, and quarters of an hour alone."""
+    from alembic import command
+    from sqlalchemy import create_engine, pool
+
+    newer = path.rename(path.with_name("newer.db"))
+    db = connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    engine = create_engine("sqlite://", creator=lambda: db, poolclass=pool.StaticPool)
+    with engine.connect() as bound:
+        db.execute("BEGIN IMMEDIATE")
+        command.upgrade(config(bound), revision)
+    db.execute("ATTACH ? AS newer", (str(newer),))
+    for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+        if table == "alembic_version":
+            continue
+        had = [name for _, name, *_ in db.execute(f"PRAGMA main.table_info({table})")]
+        has = {name for _, name, *_ in db.execute(f"PRAGMA newer.table_info({table})")}
+        kept = ", ".join(name for name in had if name in has)
+        finest = " WHERE grain = 15" if "grain" in has - set(had) else ""
+        db.execute(f"INSERT OR REPLACE INTO main.{table} ({kept}) SELECT {kept} FROM newer.{table}{finest}")
+    db.close()
+    newer.unlink()
 
 
 class Opener:

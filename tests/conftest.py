@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import bursar
@@ -11,6 +12,9 @@ import library_kit
 from bursar.sandbox.server import SandboxServer
 
 ROOT = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("bursar", deadline=None)  # speed is a benchmark's business
+hypothesis.settings.load_profile("bursar")
 
 
 @pytest.fixture(scope="session")

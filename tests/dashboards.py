@@ -14,7 +14,11 @@ from bursar.doors import dashboard
 from bursar.doors.dashboard import asked as asking
 from bursar.doors.dashboard.asked import read
 from bursar.doors.gateway.access import Doorkeeper
-from bursar.policy import Policy
+from bursar.drivers.breakers import Breakers, reset
+from bursar.drivers.watchman import Watchman
+from bursar.policy import Alert, Policy
+from bursar.policy.alerts import Cap, Terms
+from bursar.policy.breakers import Breaker, Ceiling, Errors
 from bursar.rules.cards import compile_book
 from bursar.stores.base import Store
 from bursar.stores.memory import MemoryStore
@@ -24,10 +28,15 @@ from gateways import DEADLINE, HASH_KEY, TLS, serving
 NOW = Instant(1_764_000_000_000_000)
 """2025-11-24T16:00:00Z"""
 HOUR = 3_600_000_000
-POLICY = Policy(prices=compile_book({}, {}), tiers={"small": (), "mid": ()})
+CAP = Alert(rule=Cap(name="user cap", limit_nanos=1_000_000_000), by="user", terms=Terms(calm_ms=0))
+LOOPS = Breaker(name="errors <b>", scope="session", trigger=Errors(failures=1, of=1), suspend_ms=3_600_000)
+CEILING = Breaker(name="ceiling", scope="user", trigger=Ceiling(over_nanos=1))
+POLICY = Policy(
+    prices=compile_book({}, {}), tiers={"small": (), "mid": ()}, alerts=(CAP,), breakers=(LOOPS, CEILING)
+)  # fmt: skip
 EVIL = '<script>alert("x")</script>'
 NAMES = ("a", EVIL, "../..?since=all&user=x#y", "ü %2F\n\t'\"", "{{ 7*7 }}", "x" * 300)
-PAGES = tuple(name for name in asking.PATHS if name not in ("run", "call", "budget"))
+PAGES = tuple(name for name in asking.PATHS if name not in ("run", "call", "budget", "breaker"))
 
 
 def row(number: int = 0, **told: Any) -> Entry:
@@ -43,9 +52,9 @@ def row(number: int = 0, **told: Any) -> Entry:
     return msgspec.structs.replace(usual, **told)
 
 
-def book(*entries: Entry) -> MemoryStore:
+def book(*entries: Entry, watch: Watch | None = None) -> MemoryStore:
     """A ledger with these rows."""
-    store = MemoryStore(clock=Watch(NOW))
+    store = MemoryStore(clock=watch or Watch(NOW))
     for entry in entries:
         opened = msgspec.structs.replace(entry, status="open", cost_nanos=None, cost_status="unpriced")
         hold = store.reserve(opened).result()
@@ -55,13 +64,13 @@ def book(*entries: Entry) -> MemoryStore:
 
 
 def rich() -> MemoryStore:
-    """Rows of every kind under labels of every kind, and budgets that hold."""
-    rows = []
+    """Rows of every kind under labels of every kind, budgets that hold, alerts and breakers that are open and over."""
+    watch, rows = Watch(Instant(NOW - HOUR)), []
     for number in range(90):
         name = NAMES[number % len(NAMES)]
         rows.append(
             row(
-                number, agent_id=name, step=name if number % 2 else None, user_id=name, session_id=name,
+                number, agent_id=name, step=name if number % 2 else None, user_id=name, user_tier=name, session_id=name,
                 run_id=f"{name} {number}", model=name, tier=name if number % 5 else None, route_reason=name,
                 provider=name, error=name, started_at=Instant(NOW - (number + 1) * 7 * HOUR), tenant="default",
                 parent_run_id=f"{NAMES[0]} 0" if number == 6 else None,
@@ -70,11 +79,45 @@ def rich() -> MemoryStore:
                 cost_status="unpriced" if number % 7 == 0 else "final", input_tokens=None if number % 11 == 0 else 9,
             )
         )  # fmt: skip
-    store = book(*rows)
+    store = book(*rows, watch=watch)
     for number, name in enumerate(NAMES):
         terms = claim("daily <b>", "user", name, window="day", limit_nanos=1_000, limit_tokens=5_000)
         held(store, row(1000 + number, status="open", user_id=name), ask(terms))
+    alarm(store, watch)
+    trip(store, watch)
     return store
+
+
+def alarm(store: MemoryStore, watch: Watch) -> None:
+    """Of each user an alert, of which one is over by NOW and the others open."""
+    man = Watchman([CAP], store, POLICY.prices, {}, watch)
+    for number, name in enumerate(NAMES):
+        if number == 1:
+            watch.now = NOW
+        extra = row(2000 + number, user_id=name, cost_nanos=2_000_000_000, started_at=watch.now)
+        store.settle(held(store, msgspec.structs.replace(extra, status="open"), ask()), extra).result()
+        if number == 0:
+            man.look()
+    man.look()
+
+
+def trip(store: MemoryStore, watch: Watch) -> str:
+    """Of each session a breaker that is open, but for the first, closed again by hand; the id of an open one."""
+    driver = Breakers(store, (LOOPS, CEILING), watch)
+    for number, name in enumerate(NAMES):
+        labels = {"session_id": name, "user_id": name, "started_at": watch.now}
+        failed = row(3000 + number, status="failed", http_status=503, cost_nanos=0, **labels)
+        store.settle(held(store, msgspec.structs.replace(failed, status="open"), ask()), failed).result()
+        driver.watch(failed)
+    ids = {document.key for document in store.states.list("breaker", limit=500).items if trips(document.body)}
+    first, *others = sorted(ids)
+    assert reset(store, "default", first, f"{EVIL} (key_1)")
+    return others[0]
+
+
+def trips(body: bytes) -> bool:
+    """Whether a breaker's document is of one that is open."""
+    return b'"status":"open"' in body
 
 
 class Page(HTMLParser):

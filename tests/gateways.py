@@ -26,8 +26,10 @@ from openai import AsyncOpenAI, OpenAI
 
 from bursar.doors.gateway.access import key_hash, new_secret
 from bursar.doors.gateway.app import Gateway
+from bursar.doors.gateway.meters import Meters
 from bursar.doors.gateway.proxy import Settings as GatewaySettings
 from bursar.doors.gateway.serve import options
+from bursar.doors.telemetry.otel import Telemetry
 from bursar.policy import Candidate, Drain, OnDisconnect, Policy, Provider, Retry
 from bursar.rules.cards import compile_book
 from bursar.sandbox import Got, SandboxServer
@@ -45,6 +47,7 @@ UNFINISHED = "an answer was left unfinished"
 TIERS = {
     "small": (Candidate("openai", "gpt-4o-mini"), Candidate("second", "gpt-4.1-mini")),
     "claude": (Candidate("anthropic", "claude-haiku-4-5"),),
+    "flash": (Candidate("gemini", "gemini-2.5-flash"),),
 }
 
 
@@ -293,6 +296,7 @@ def running(
     noisy: bool = False,
     upstream: str | None = None,
     clock: Callable[[], Instant] | None = None,
+    telemetry: Callable[[Policy, Meters], Telemetry] | None = None,
     **rules: Any,
 ) -> Iterator[Running]:
     """A gateway over a sandbox: in memory, or on a SQLite ledger at `path`; `keyed`: an admin key `.admin` exists.
@@ -305,7 +309,11 @@ def running(
     with SandboxServer(sandbox) as provider:
         admin = create_key(store, "admin") if keyed else ""
         rule = policy(upstream or provider.url, **rules)
-        app = Gateway(rule, store, HASH_KEY, credentials or {}, settings or GatewaySettings())
+        meters = Meters(store)
+        hears = None if telemetry is None else telemetry(rule, meters)
+        app = Gateway(
+            rule, store, HASH_KEY, credentials or {}, settings or GatewaySettings(), meters=meters, telemetry=hears
+        )
         gateway = Running(provider, store, app, [], admin)
         handler = _Errors(gateway.errors)
         logging.getLogger().addHandler(handler)

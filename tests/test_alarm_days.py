@@ -5,10 +5,12 @@ rate, from the fifth week on, at least three days apart. Read every quarter of a
 """
 
 import random
+import statistics
 
 import pytest
 
 from bursar.rules.alarm import DEFAULTS, Incident, Message, Series, Spike, advance, explains, judge
+from bursar.rules.alarm.baseline import usual
 from bursar.types import Instant
 
 HOUR = 3_600_000_000
@@ -65,6 +67,25 @@ def alerted(quarters: list[int]) -> tuple[list[tuple[float, Message]], list[floa
             )
             told += [(quarter / 4, one) for one in messages]
     return told, holds
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.10, 0.15])
+def test_the_deviation_is_that_of_what_comes_from_what_is_expected(noise: float) -> None:
+    """Of days with a week's shape and growth: within a tenth, in the middle of a hundred histories."""
+    draw = random.Random(105)
+    told: list[float] = []
+    missed: list[float] = []
+    for _ in range(100):
+        days = [
+            int(20 * USD * max(0.2, draw.gauss(1, noise)) * (0.4 if day % 7 >= 5 else 1) * 1.003**day)
+            for day in range(56)
+        ]
+        for day in range(28, 56):
+            found = usual(days[:day], 7)
+            assert found is not None
+            told.append(found[1] / found[0])
+            missed.append(days[day] / found[0] - 1)
+    assert statistics.median(told) == pytest.approx(statistics.pstdev(missed), rel=0.1)
 
 
 @pytest.mark.parametrize(

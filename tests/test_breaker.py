@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bursar.policy.breakers import Breaker, Ceiling, Errors, FanOut, Growth, Loop, Trigger, Velocity
 from bursar.rules import digest
-from bursar.rules.breaker import CLOSED, State, admits, answer, claim, facts, refused, reset, watch
-from bursar.rules.breaker_rule import Breaker, Ceiling, Errors, FanOut, Growth, Loop, Trigger, Velocity
-from bursar.types import Api, Block, BlockKind, Entry, Instant
+from bursar.rules.breaker.life import CLOSED, Pardon, State, admits, claim, refused, reset, watch
+from bursar.rules.breaker.telling import facts, reached, says_reached, suspended
+from bursar.types import Api, Block, BlockKind, Entry, Instant, Refused
 from bursar.wire import dialect
 
 NOON = Instant(1_764_000_000_000_000)
@@ -279,16 +280,14 @@ def test_a_ceiling_of_a_day_begins_anew_with_the_day() -> None:
 
 
 def test_a_ceiling_is_a_claim_and_its_refusal_opens_the_breaker() -> None:
-    found = claim(CLOSED, CEILING, "s7", "acme")
+    found = claim(CLOSED, CEILING, "s7", "acme", NOON)
     assert found is not None
     assert (found.budget, found.scope, found.key, found.tenant) == ("breaker:loop", "session", "s7", "acme")
-    assert (found.limit_nanos, found.window) == (5 * USD, "lifetime")
+    assert (found.limit_nanos, found.window, found.max_share) == (5 * USD, "lifetime", 1_000_000)
     state = refused(CLOSED, NOON, CEILING)
     assert (state.status, state.why) == ("open", "the ceiling of $5 is reached")
     assert refused(state, Instant(NOON + 1), CEILING) == state
-    again = claim(reset(state, NOON, "ann"), CEILING, "s7", "acme")
-    assert again is not None and again.key == "s7#1"
-    assert claim(CLOSED, LOOP, "s7", "acme") is None
+    assert claim(CLOSED, LOOP, "s7", "acme", NOON) is None
     with pytest.raises(ValueError, match="has no ceiling"):
         refused(CLOSED, NOON, LOOP)
 
@@ -370,15 +369,51 @@ def test_every_change_leaves_a_line_of_audit() -> None:
     assert watch(closed, row(blocks=talk("Go on.")), THEN, LOOP).status == "closed"
 
 
+def test_a_reset_forgives_what_the_ceiling_has_counted_in_its_window() -> None:
+    daily = rule(Ceiling(over_nanos=5 * USD, window="day"))
+    midnight = Instant(NOON - NOON % (24 * 60 * MINUTE))
+    closed = reset(refused(CLOSED, NOON, daily), NOON, "ann", Pardon(4 * USD, midnight))
+    today = claim(closed, daily, "s7", "acme", NOON)
+    tomorrow = claim(closed, daily, "s7", "acme", Instant(NOON + 24 * 60 * MINUTE))
+    assert today is not None and tomorrow is not None
+    assert (today.limit_nanos, tomorrow.limit_nanos) == (9 * USD, 5 * USD)
+    opened = refused(closed, NOON, daily)
+    probing = admits(opened, Instant(NOON + HALF_HOUR_MS * 1000), daily, "p").state
+    recovered = watch(probing, row(request_id="p"), Instant(NOON + HALF_HOUR_MS * 1000), daily)
+    assert opened.pardon == recovered.pardon == closed.pardon
+
+
 def test_the_suspended_caller_is_told_why_and_until_when() -> None:
     assert dict(facts(OPEN, LOOP)) == {
         "breaker": "loop", "scope": "session", "why": "the same turn 8 times", "since": "2025-11-24T16:01:20Z",
         "until": "until 2025-11-24T16:31:20Z",
     }  # fmt: skip
-    assert "(the same turn 8 times), until 2025-11-24T16:31:20Z." in answer(OPEN, LOOP)
-    assert answer(OPEN, rule(Loop(), text="{scope} {nothing}")) == "session {nothing}"
+    found = suspended(OPEN, LOOP, "s7", 1_000)
+    assert (found.kind, found.budget, found.retry_after_ms, found.on_exhausted) == (
+        "suspended", "breaker:loop", 1_000, "finish"
+    )  # fmt: skip
+    assert found.reason.startswith("the breaker 'loop' suspends session s7: the same turn 8 times; since ")
+    assert found.standing is not None and (found.standing.state, found.standing.scope) == ("suspended", "session")
     shut = fed(CEILING, [row(cost_nanos=5 * USD)])
-    assert "until it is reset" in answer(shut, CEILING)
+    assert dict(facts(shut, CEILING))["until"] == "until it is reset"
+
+
+def test_a_refused_claim_is_said_as_its_breaker_says_it() -> None:
+    by_claim = Refused(
+        "used up", kind="exhausted", budget="breaker:loop", facts=(("scope", "session s7, lifetime"), ("spent", "$5"))
+    )
+    found = reached(by_claim, (LOOP_ELSEWHERE, CEILING), NOON)
+    assert (found.kind, found.retry_after_ms, dict(found.facts)["spent"]) == ("suspended", None, "$5")
+    assert dict(found.facts)["why"] == "the ceiling of $5 is reached"
+    mine, other = (claim(CLOSED, CEILING, who, "acme", NOON) for who in ("s7", "s8"))
+    assert mine is not None and other is not None
+    assert says_reached(found.reason, CEILING, mine) and not says_reached(found.reason, CEILING, other)
+    for held in (Refused("", kind="held", budget="breaker:loop"), Refused("", kind="exhausted", budget="loop")):
+        assert reached(held, (CEILING,), NOON) is held
+    assert reached(by_claim, (LOOP,), NOON) is by_claim and reached(by_claim, (), NOON) is by_claim
+
+
+LOOP_ELSEWHERE = msgspec.structs.replace(LOOP, name="another")
 
 
 # --- laws

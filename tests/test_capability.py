@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bursar.policy.steps import Capability, Feature, Modality
 from bursar.rules import capability
-from bursar.rules.capability import Capability, Feature, Modality, Needs, Table, lacks
+from bursar.rules.capability import Needs, Table, lacks
 from bursar.sandbox.models import MODELS
 
 TABLE = Table()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.rules.chain import Decision, Params, Tier, decide, forecast, observe, wilson_upper
-from bursar.rules.chain_state import LATE, UNIT, Count, Spent, Step, cell, learn, merge, repool
+from bursar.rules.chain.decide import Decision, Params, Tier, decide, forecast, observe, wilson_upper
+from bursar.rules.chain.state import LATE, UNIT, Count, Spent, Step, cell, learn, merge, repool
 from bursar.rules.retry import draw
 
 NAMES = ("small", "mid", "large", "frontier")

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.policy import Card
-from bursar.rules import chain_audit, chain_cost
-from bursar.rules.chain import Tier, decide
-from bursar.rules.chain_audit import Audits, Labelled
-from bursar.rules.chain_state import UNIT, Count, Step
+from bursar.rules.chain import audit as chain_audit
+from bursar.rules.chain import cost as chain_cost
+from bursar.rules.chain.audit import Audits, Labelled
+from bursar.rules.chain.decide import Tier, decide
+from bursar.rules.chain.state import UNIT, Count, Step
 
 MODELS = (("s", 2), ("m", 3), ("l", 7))
 """Of each model: one in so many of its answers is wrong, and it costs so many tenths of a cent."""

@@ -220,15 +220,15 @@ def test_the_template_shows_every_key_and_only_true_examples(tmp_path: Path) -> 
 
 def test_check_tells_every_fault(cli: Cli) -> None:
     """All of them at once, with file and line; exit code 2; --json has them as data."""
-    Path("bad.toml").write_text('colour = 1\n[store]\nurl = "mysql://x"\n[[breakers]]\nscope = "run"\n')
+    Path("bad.toml").write_text('colour = 1\n[store]\nurl = "mysql://x"\n[trials]\n')
     told = cli("check", "--config", "bad.toml")
     assert (told.code, [line.split(": ")[1:3] for line in told.err.splitlines()]) == (
-        2, [["bad.toml:1", "colour"], ["bad.toml:3", "store.url"], ["bad.toml:4", "breakers"]]
+        2, [["bad.toml:1", "colour"], ["bad.toml:3", "store.url"], ["bad.toml:4", "trials"]]
     )  # fmt: skip
     found = cli("check", "--config", "bad.toml", "--json")
     assert (found.code, found.json["ok"]) == (2, False)
     assert [(fault["line"], fault["key"]) for fault in found.json["faults"]] == [
-        (1, "colour"), (3, "store.url"), (4, "breakers")
+        (1, "colour"), (3, "store.url"), (4, "trials")
     ]  # fmt: skip
     assert "properties" in cli("check", "--schema").json
 

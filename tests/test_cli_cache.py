@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import books
 import test_cli
-from books import NOON, live, row
+from books import NOON, aged, live, row
 from bursar.doors.cli.tables import console, print_report
 from bursar.doors.open import open_store
 from bursar.insights import report
@@ -171,9 +171,9 @@ def test_an_older_ledger_gets_its_sums(template: Path, tmp_path_factory: pytest.
             labels = {**labels, "started_at": Instant(NOON + quarter * 900_000_000)}
             live(store, f"r{at}", labels.pop("attempt"), outcome, **labels)
         new = store.spend("cache")
+    aged(path, "0002")
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute("DELETE FROM rollups WHERE dim = 'cache|step'")
-        db.execute("UPDATE alembic_version SET version_num = '0002'")
+        db.execute("DELETE FROM rollups WHERE dim IN ('cache|step', 'user_tier|user', 'step|tier')")
     with contextlib.closing(SqliteStore(path)) as store:
         assert store.verify() == []
         assert store.spend("cache") == new

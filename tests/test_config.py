@@ -1,49 +1,48 @@
 """The configuration: every fault at once with its place, the environment over the file, secrets kept secret, limits to
 the nano-dollar."""
 
+import json
 import os
 import re
 import threading
 import tomllib
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from bursar.config import (
+    AlertingSection,
+    AlertSection,
+    BreakerSection,
     BudgetSection,
+    CapabilitySection,
     ConfigError,
-    Fault,
-    MatchSection,
-    SemanticSection,
-    StepCacheSection,
+    RoutingSection,
+    Settings,
     StepSection,
     load,
     schema,
 )
 from bursar.doors.open import make_policy, open_books
 from bursar.policy import Budget, Candidate, Match, Policy, ResponseCache, SemanticCache, StepRule
+from configs import faults, policy_of
 from conftest import ROOT
-
-
-def faults(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[Fault]:
-    path = tmp_path / "bursar.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        load(path, environ or {})
-    return caught.value.faults
 
 
 def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     """A shape, a provider that is not there, a word, a section of a later version: one run tells all four."""
     found = faults(
         tmp_path,
-        'on_disconnect = "sometimes"\n[tiers]\nsmall = ["nobody/x"]\n[gateway]\nport = "zz"\n[[alerts]]\nname = "x"\n',
+        'on_disconnect = "sometimes"\n[tiers]\nsmall = ["nobody/x"]\n[gateway]\nport = "zz"\n[trials]\nname = "x"\n',
     )
     assert [(f.line, f.key) for f in found] == [
-        (1, "on_disconnect"), (3, "tiers.small"), (5, "gateway.port"), (6, "alerts"),
+        (1, "on_disconnect"), (3, "tiers.small"), (5, "gateway.port"), (6, "trials"),
     ]  # fmt: skip
     assert all(f.file.endswith("bursar.toml") for f in found)
 
@@ -186,12 +185,6 @@ USER = 'name = "a"\nscope = "user"\n'
 LIMITED = USER + "limit_tokens = 1\n"
 
 
-def policy_of(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> Policy:
-    path = tmp_path / "bursar.toml"
-    path.write_text(text)
-    return make_policy(load(path, environ or {}))
-
-
 @pytest.mark.parametrize(
     ("text", "line", "key", "told"),
     [
@@ -236,15 +229,6 @@ def test_a_name_is_one_budgets_own(tmp_path: Path) -> None:
     """Counters go by the name: the second that bears it is told."""
     (fault,) = faults(tmp_path, f"[[budgets]]\n{LIMITED}[[budgets]]\n{LIMITED}")
     assert (fault.line, fault.key, fault.message) == (6, "budgets[1].name", "another budget has this name (budgets[0])")
-
-
-def test_what_steps_are_not_yet_is_refused(tmp_path: Path) -> None:
-    """Each key that this version would not act on, at its own line; match and max_output_tokens are known."""
-    rules = 'tier = "s"\ncascade = []\nvalidate = { regex = "x" }\n'
-    found = faults(tmp_path, f"[[steps]]\nmatch = {{ step = 'a' }}\n[[steps]]\n{rules}max_output_tokens = 0\n")
-    names = ("tier", "cascade", "validate", "max_output_tokens")
-    assert [(f.line, f.key) for f in found] == [(at, f"steps[1].{name}") for at, name in enumerate(names, 4)]
-    assert all("not enforced by this version" in f.message for f in found[:-1])
 
 
 def test_a_budget_is_what_its_section_says(tmp_path: Path) -> None:
@@ -399,6 +383,7 @@ def test_a_soft_limit_holds_what_is_likely(tmp_path: Path, told: str, learned: b
     assert budget.learned_input is learned
 
 
+@settings(deadline=None)
 @given(st.decimals(0, 999_999_999, allow_nan=False, allow_infinity=False, places=9))
 def test_no_float_touches_a_limit(amount: Decimal) -> None:
     """Written as a string or as a bare number, in the file or in the environment: the same nano-dollars, exactly."""
@@ -425,13 +410,78 @@ def test_budgets_come_by_the_environment_too(tmp_path: Path) -> None:
     assert fault.message.startswith("budgets[0].scope: ")
 
 
-def test_every_key_of_a_budget_and_a_step_is_told() -> None:
-    """On the page about the configuration and in what `bursar init` writes."""
+def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A section and all below it."""
+
+    def within(annotation: Any) -> Iterator[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from sections(annotation)
+        for part in get_args(annotation):
+            yield from within(part)
+
+    yield model
+    for field in model.model_fields.values():
+        yield from within(field.annotation)
+
+
+def test_every_key_is_told() -> None:
+    """On the page about the configuration and in what `bursar init` writes, down to the last table."""
     page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
     template = (ROOT / "src" / "bursar" / "doors" / "cli" / "template.toml").read_text("utf-8")
-    for section in (BudgetSection, StepSection, StepCacheSection, SemanticSection, MatchSection):
-        for key in section.model_fields:
-            assert f"`{key}`" in page and re.search(rf"\b{key}\b", template), key
+    rules = (
+        BudgetSection,
+        StepSection,
+        AlertSection,
+        AlertingSection,
+        BreakerSection,
+        RoutingSection,
+        CapabilitySection,
+    )
+    spans = "\n".join(re.findall(r"`[^`\n]+`", page))
+    found = {section for rule in rules for section in sections(rule)}
+    assert len(found) > 25
+    for section in found:
+        for name, field in section.model_fields.items():
+            key = field.alias or name
+            assert re.search(rf"\b{key}\b", spans), (section, key)
+            assert re.search(rf"\b{key}\b", template), (section, key)
+
+
+def fragments() -> st.SearchStrategy[Any]:
+    """Trees of whatever a file may say, with keys and words that mean something somewhere."""
+    rules = (
+        BudgetSection,
+        StepSection,
+        AlertSection,
+        AlertingSection,
+        BreakerSection,
+        RoutingSection,
+        CapabilitySection,
+    )
+    keys = {field.alias or name for rule in rules for one in sections(rule) for name, field in one.model_fields.items()}
+    words = st.sampled_from(
+        [*sorted(keys), "small", "auto", "spend", "loop", "a/b", "1h", "$schema", "type", "$ref", ""]
+    )
+    leaves = words | st.integers(-2, 2) | st.booleans() | st.sampled_from([0.5, 1e300, -0.5])
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4), max_leaves=12
+    )
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(list(Settings.model_fields)), fragments(), max_size=4))
+@example({"steps": [{"validate": {"json_schema": {"$schema": ["a"]}}}]})
+@example({"steps": [{"validate": {"json_schema": {"$ref": "#/a", "pattern": "("}}}]})
+@example({"steps": [{"validate": [], "cascade": [[], "small"], "tier": {}, "providers": {"a": 1}}], "tiers": []})
+@example({"alerts": [{"name": [], "explained_by": [{}]}], "alerting": [], "breakers": {"name": "a"}})
+def test_whatever_a_file_says_is_settings_or_faults(told: dict[str, Any]) -> None:
+    """Nothing else comes out of load(), and every fault has a name."""
+    path = Path(os.devnull)
+    environ = {f"BURSAR_{key.upper()}": json.dumps(value) for key, value in told.items()}
+    try:
+        load(path, environ)
+    except ConfigError as wrong:
+        assert wrong.faults and all(fault.key and fault.message for fault in wrong.faults)
 
 
 def test_the_schema_takes_what_people_write() -> None:

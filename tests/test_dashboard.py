@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx2
 import pytest
@@ -15,11 +15,13 @@ from books import Watch
 from bursar.doors.cli import tables
 from bursar.doors.dashboard import asked as asking
 from bursar.doors.dashboard import render
+from bursar.doors.dashboard.pages.breakers import RESET
 from bursar.doors.dashboard.session import COOKIE, SECONDS
+from bursar.insights import breakers
 from bursar.stores.base import StoreFailure
 from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
-from dashboards import EVIL, NAMES, NOW, PAGES, Page, Visitor, asked, book, rich, row, visiting
+from dashboards import EVIL, NAMES, NOW, PAGES, Page, Visitor, asked, book, rich, row, trip, visiting
 from gateways import DEADLINE, TLS, create_key, running, until
 
 # --- pages
@@ -43,7 +45,8 @@ def test_an_empty_ledger_says_what_to_do_next(page: str) -> None:
     with visiting(MemoryStore()) as visitor:
         shown = visitor.page(asking.PATHS[page])
         sound(shown)
-        assert any(word in shown.text for word in ("bursar demo --serve", "bursar budgets suggest"))
+        next_steps = ("bursar demo --serve", "bursar budgets suggest", "bursar alerts test")
+        assert any(word in shown.text for word in next_steps)
 
 
 def test_every_link_of_every_page_leads_to_a_page() -> None:
@@ -231,8 +234,80 @@ def test_without_keys_this_machine_alone_sees_the_pages() -> None:
         for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
             for path in (*asking.PATHS.values(), "/bursar/static/dashboard.css"):
                 assert visitor.get(path, **headers).status_code == 403, (path, headers)
-            assert visitor.post("/bursar/login", {"key": "x"}, **headers).status_code == 403
+            for path in ("/bursar/login", RESET):
+                assert visitor.post(path, {"key": "x"}, **headers).status_code == 403
         assert visitor.post("/bursar/login", {"key": "x"}).headers["location"] == "/"
+
+
+# --- the one thing that a page changes
+
+
+def fields(page: Page, breaker_id: str) -> dict[str, str]:
+    """What the page's form for this breaker would send."""
+    told = [attrs for tag, attrs in page.tags if tag == "input" and attrs.get("type") == "hidden"]
+    pairs = [(one["name"] or "", one["value"] or "") for one in told]
+    at = pairs.index(("id", breaker_id))
+    return dict(pairs[at - 1 : at + 1])
+
+
+def status_of(store: Any, breaker_id: str) -> tuple[str, str | None]:
+    """How it stands, and who changed it last."""
+    seen = breakers.find(store, breaker_id)
+    assert seen is not None and seen.document.state.changed is not None
+    return seen.document.state.status, seen.document.state.changed.who
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_breaker_is_reset_by_the_form_of_its_page_alone(keyed: bool) -> None:
+    """Without the page's token, from another site, or without the key nothing is changed; the audit says who it was."""
+    store = MemoryStore(clock=Watch(NOW))
+    tripped = trip(store, Watch(NOW))
+    admin = create_key(store, "admin") if keyed else ""
+    with visiting(store) as visitor:
+        if keyed:
+            assert visitor.post(RESET, {"id": tripped}).status_code == 401
+            visitor.post("/bursar/login", {"key": admin})
+        page = visitor.page(asking.PATHS["alerts"])
+        sound(page)
+        form = fields(page, tripped)
+        none: dict[str, str] = {}
+        for bad, headers in (
+            ({"id": tripped}, none),
+            (form | {"token": ""}, none),
+            (form | {"token": form["token"][:-1] + "?"}, none),
+            (form | {"token": visitor.http.cookies.get(COOKIE) or ".."}, none),
+            (form, {"sec-fetch-site": "cross-site"}),
+        ):
+            refused = visitor.post(RESET, bad, **headers)
+            assert refused.status_code == 403, (bad, headers)
+        assert visitor.get(f"{RESET}?{urlencode(form)}").status_code == 405
+        assert status_of(store, tripped) == ("open", None)
+        done = visitor.post(RESET, form)
+        assert (done.status_code, done.headers["location"]) == (303, f"/bursar/breaker?id={tripped}")
+        who = f"{store.list_keys()[0].name} ({store.list_keys()[0].key_id})" if keyed else "this machine"
+        assert status_of(store, tripped) == ("closed", who)
+        shown = visitor.page(done.headers["location"])
+        sound(shown)
+        assert who in shown.text and not [tag for tag, told in shown.tags if told.get("action") == RESET]
+        assert visitor.post(RESET, form | {"id": "nobody's"}).status_code == 404
+        assert visitor.get("/bursar/breaker?id=nobody").status_code == visitor.get("/bursar/breaker").status_code == 404
+
+
+def test_a_form_is_of_the_one_who_was_shown_it() -> None:
+    """Another admin's token is refused, and so is one that is as old as a login may be; a header's key is as good."""
+    watch = Watch(NOW)
+    store = MemoryStore(clock=watch)
+    tripped, mine, other = trip(store, watch), create_key(store, "admin"), create_key(store, "admin")
+    with visiting(store, watch) as visitor:
+        shown = Page(visitor.get(asking.PATHS["alerts"], authorization=f"Bearer {mine}").text)
+        form = fields(shown, tripped)
+        assert visitor.post(RESET, form, authorization=f"Bearer {other}").status_code == 403
+        watch.forward(SECONDS * 1_000_000)
+        assert visitor.post(RESET, form, authorization=f"Bearer {mine}").status_code == 403
+        assert status_of(store, tripped) == ("open", None)
+        again = fields(Page(visitor.get(asking.PATHS["alerts"], authorization=f"Bearer {mine}").text), tripped)
+        assert visitor.post(RESET, again, authorization=f"Bearer {mine}").status_code == 303
+        assert visitor.post(RESET, {"id": "x" * 5000}).status_code == 413
 
 
 def test_the_gateway_shows_its_calls_as_they_come_in() -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from books import Watch, ask, held
 from bursar.doors.dashboard.asked import PATHS
 from bursar.stores.memory import MemoryStore
-from dashboards import EVIL, NOW, PAGES, book, rich, row, visiting
+from dashboards import EVIL, NAMES, NOW, PAGES, book, rich, row, visiting
 from gateways import create_key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -62,6 +62,9 @@ def test_every_page_is_sound(browser: Browser, width: int, scheme: str) -> None:
         reader.go(PATHS["budgets"]).locator("tbody td a").first.click()
         expect(reader.page.get_by_role("heading", name="Who was charged")).to_be_visible()
         reader.sound()
+        reader.go(PATHS["alerts"]).get_by_role("link", name="errors <b>").first.click()
+        expect(reader.page.get_by_role("heading", name="What became of it")).to_be_visible()
+        reader.sound()
         reader.go(PATHS["runs"] + "?since=30d").locator("tbody th a").first.click()
         expect(reader.page.get_by_role("heading", name="Call by call")).to_be_visible()
         reader.sound()
@@ -103,6 +106,26 @@ def test_a_keyboard_reaches_everything(browser: Browser) -> None:
         page.locator(".chart summary").focus()
         page.keyboard.press("Enter")
         expect(page.locator(".chart tbody tr").first).to_be_visible()
+
+
+def test_a_keyboard_resets_a_breaker(browser: Browser) -> None:
+    """The button says whose it is, and leads to the audit's new line; the others stay as they are."""
+    store = rich()
+    with visiting(store) as visitor:
+        reader = Reader(browser, str(visitor.http.base_url).rstrip("/"))
+        page = reader.go(PATHS["alerts"])
+        buttons = page.get_by_role("button", name="Reset errors <b>, session ")
+        shut = buttons.count()
+        buttons.first.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Breaker errors <b>")
+        line = page.locator("section", has=page.get_by_role("heading", name="What became of it")).locator("tbody tr")
+        expect(line.first).to_contain_text("hand: this machine")
+        expect(buttons).to_have_count(0)
+        reader.sound()
+        reader.go(PATHS["alerts"])
+        expect(buttons).to_have_count(shut - 1)
+        assert shut == len(NAMES) - 1
 
 
 def test_filters_are_in_the_address(browser: Browser) -> None:

@@ -14,7 +14,7 @@ from books import Watch, ask, claim, held
 from bursar.doors.cli import tables
 from bursar.doors.dashboard import asked as asking
 from bursar.doors.dashboard.asked import BadQuery, read
-from bursar.doors.dashboard.pages import agents, budgets, models, overview, parts, runs, users
+from bursar.doors.dashboard.pages import agents, alerts, budgets, caches, models, overview, parts, runs, users
 from bursar.doors.dashboard.view import FULL, HEIGHT, Chart, Series, Table, View, ceiling, columns, stacked
 from bursar.insights import report
 from bursar.stores.base import Filters, Store
@@ -30,6 +30,7 @@ def table(view: View, title: str) -> Table:
     return next(part for part in view.parts if isinstance(part, Table) and part.title == title)
 
 
+LOCAL = ("UTC", "Asia/Kolkata", "America/New_York")
 some = st.sampled_from(("a", "b", EVIL, None))
 rows_told: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
@@ -87,7 +88,7 @@ def test_a_number_is_what_the_rows_behind_its_link_add_up_to(told: list[dict[str
             assert rows_behind(store, behind) == failed
 
 
-@given(rows_told, st.sampled_from(("today", "24h", "7d", "30d", "all")), st.sampled_from(("UTC", "Asia/Kolkata")))
+@given(rows_told, st.sampled_from(("today", "24h", "7d", "30d", "all")), st.sampled_from(LOCAL))
 @settings(deadline=None, max_examples=40)
 def test_a_chart_shows_all_of_the_spend(told: list[dict[str, Any]], since: str, zone: str) -> None:
     """Over series and slots its amounts add up to the period's total, and each column to the rows that it links to."""
@@ -326,5 +327,6 @@ def test_no_page_asks_for_rows_where_sums_will_do() -> None:
     assert isinstance(hold, Hold)
     store.settle(hold, row()).result()
     for build, page in ((overview.build, "overview"), (agents.build, "agents"), (users.build, "users"),
-                        (models.build, "models"), (budgets.build, "budgets"), (runs.build, "runs")):  # fmt: skip
+                        (models.build, "models"), (budgets.build, "budgets"), (runs.build, "runs"),
+                        (caches.build, "caches"), (alerts.build, "alerts")):  # fmt: skip
         assert build(store, POLICY, asked(page)).parts

@@ -109,6 +109,7 @@ def test_a_downgrade_prefers_a_whole_answer_of_the_cheaper_model() -> None:
     )  # fmt: skip
     assert trace == snapshot(
         [
+            "lore",
             "refused openai/gpt-4o #1 exhausted",
             "reserve spare/mini #1 hold 168500",
             "send spare/mini",
@@ -123,6 +124,7 @@ def test_after_the_cheaper_plan_the_clamp_and_then_the_end() -> None:
     clamped, _ = lived(rules, [completed(model="mini")], tiers=TIERS, spent={"cap": (920 * MICRO, 0)})
     assert clamped == snapshot(
         [
+            "lore",
             "refused openai/gpt-4o #1 exhausted",
             "refused spare/mini #1 exhausted",
             "reserve spare/mini #1 hold 79500",
@@ -139,7 +141,9 @@ def test_a_provider_that_fails_is_no_reason_to_downgrade() -> None:
     """Cheaper plans are for used-up budgets only."""
     rules = [cap(100_000, on_exhausted="downgrade")]
     trace, _ = lived(rules, [failed(400)], tiers=TIERS)
-    assert trace == snapshot(["reserve openai/gpt-4o #1 hold 674000", "send openai/gpt-4o", "settle #1 failed final 0"])
+    assert trace == snapshot(
+        ["lore", "reserve openai/gpt-4o #1 hold 674000", "send openai/gpt-4o", "settle #1 failed final 0"]
+    )
 
 
 def test_the_finish_reserve_is_for_the_final_answer() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bursar.policy import Budget, Match, ResponseCache, StepRule
-from bursar.rules import reuse, route
+from bursar.rules import reuse
+from bursar.rules.route import ladder
 from bursar.types import Block, Call, Completed, Outcome, Refused, Tags, Verdict, View
 from worlds import T0, Scripted, abandoned, call, completed, failed, policy
 
@@ -142,7 +143,7 @@ HINTS: dict[str, Any] = {
 def key_of(body: Any, scope: str = "user:default:u1", tenant: str = "default", **more: Any) -> bytes | None:
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     a_call = Call("r", "chat", View(model="gpt-4o"), raw, (), "/chat/completions", Tags(tenant=tenant), T0, **more)
-    plans = route.ladder(a_call, POLICY)
+    plans = ladder.own(a_call, POLICY)
     assert not isinstance(plans, Refused)
     return reuse.key(a_call, plans[0], scope, b"secret")
 

@@ -362,9 +362,9 @@ def test_the_admin_api_knows_every_budget() -> None:
         for query in ("touchers=yes", "limit=0", "cursor=!"):
             assert gw.get(f"/bursar/v1/budgets?{query}").status_code == 400, query
         text = gw.get("/metrics").text
-        assert f'bursar_budget_settled_nano_usd{{budget="day \\"1\\"",scope="user"}} {total}\n' in text
-        assert f'bursar_budget_settled_nano_usd{{budget="(run)",scope="run"}} {total}\n' in text
-        assert 'bursar_budget_held_tokens{budget="(run)",scope="run"} 0\n' in text
+        assert f'bursar_budget_settled_usd{{budget="day \\"1\\"",scope="user"}} {total / 1e9}\n' in text
+        assert f'bursar_budget_settled_usd{{budget="(run)",scope="run"}} {total / 1e9}\n' in text
+        assert 'bursar_budget_held_tokens{budget="(run)",scope="run"} 0.0\n' in text
         assert "u1" not in text and "r-u" not in text
         assert "/bursar/v1/budgets" in gw.get("/bursar/v1/openapi.json").json()["paths"]
         rows = gw.get("/bursar/v1/calls").json()["items"]

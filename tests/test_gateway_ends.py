@@ -155,10 +155,10 @@ def test_a_hang_up_before_the_first_byte(gw: Running, api: str) -> None:
 
 
 def test_a_hang_up_of_a_plain_call_is_billed_whole(gw: Running) -> None:
-    """The provider makes the whole answer in any case, and it is read: completed, to the nano-dollar."""
+    """The provider makes the whole answer in any case, and it is read, for nobody: to the nano-dollar."""
     with opened(gw, "chat", {"x-sandbox-latency-ms": "60"}, stream=False):
         until(lambda: len(gw.sandbox.requests) == 1, "the provider was asked")
-    assert (gw.row().status, gw.row().cost_status) == ("completed", "final")
+    assert (gw.row().status, gw.row().cost_status) == ("abandoned", "final")
     assert gw.cost() == gw.sandbox.bill.total_nanos() > 0
 
 

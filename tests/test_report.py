@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bursar.doors.cli import callmap as maps
 from bursar.doors.cli import tables
 from bursar.insights import callmap, report, rows
 from bursar.money import format_usd, parse_usd
@@ -247,7 +248,7 @@ def test_labels_cannot_drive_the_terminal() -> None:
     console = Console(file=out, width=1000, markup=False, emoji=False, highlight=False)
     tables.print_report(report.build(store), console)
     tables.print_runs(Page(store.runs().items), console)
-    tables.print_run(evil, store.run_total(evil), callmap.grow(evil, store.run(evil)), console)
+    maps.print_run(evil, store.run_total(evil), callmap.grow(evil, store.run(evil)), console)
     assert "\x1b" not in out.getvalue()
     assert out.getvalue().count("[2J[red]:smile:\N{REPLACEMENT CHARACTER}") >= 6
 

@@ -33,7 +33,7 @@ PATHS = {"gemini": "/models/m:generateContent"}
 def asked(api: Api, body: Any, tags: Tags | None = None, **changes: Any) -> Question | None:
     told = {"view": View(model="m"), "tags": tags or Tags(user_id="u", step="ask"), **changes}
     call = Call("req_1", api, told["view"], json.dumps(body).encode(), (), PATHS.get(api, "/x"), told["tags"], T0)
-    return question(call, PLANS, policy(rule(**changes.get("rule", {}))))
+    return question(call, PLANS[0], policy(rule(**changes.get("rule", {}))))
 
 
 def must(found: Question | None) -> Question:

@@ -38,7 +38,10 @@ class TestRows:
         assert hold == Hold("r", 1)
         assert store.call("r") == [opening]
         assert total(store) == Counters()
-        closed = done(opening, terms=Terms(region="us"), validated=True, response=b"\x00\xff", service_tier="flex")
+        closed = done(
+            opening, terms=Terms(region="us"), validated=True, response=b"\x00\xff", service_tier="flex",
+            verdict='{"ok":true}', decision='{"tier":"small"}',
+        )  # fmt: skip
         store.settle(hold, closed).result()
         assert store.call("r") == [closed]
         assert store.verify() == []
@@ -301,10 +304,23 @@ class Interleaving(RuleBasedStateMachine):
             return
         key = list(self.rows)[pick % len(self.rows)]
         entry, owner = self.rows[key]
-        closed = done(entry, **said)
+        closed = done(entry, validated=None, verdict=None, **said)
         self.stores[which].settle(Hold(*key), closed)
         if entry.status == "expired" or (entry.status == "open" and owner == which):
-            self.rows[key] = (closed, None)
+            marks = {"validated": entry.validated, "verdict": entry.verdict}
+            self.rows[key] = (msgspec.structs.replace(closed, **marks), None)
+        self.stores[which].flush()
+
+    @rule(which=st.integers(0, 1), pick=st.integers(0, 200), word=st.none() | st.booleans())
+    def judge(self, which: int, pick: int, word: bool | None) -> None:
+        """Any row by any store, once and again; one that is open stays as it is."""
+        if not self.rows:
+            return
+        key = list(self.rows)[pick % len(self.rows)]
+        entry, _ = self.rows[key]
+        self.stores[which].judged(entry, word, f"{word}")
+        if entry.status != "open":
+            self.rows[key] = (msgspec.structs.replace(entry, validated=word, verdict=f"{word}"), None)
         self.stores[which].flush()
 
     @rule(which=st.integers(0, 1))
@@ -334,6 +350,8 @@ class Interleaving(RuleBasedStateMachine):
             assert found.attempts == len(closed)
             assert found.expired == sum(entry.status == "expired" for entry in closed)
             assert found.unpriced == sum(entry.cost_nanos is None for entry in closed)
+            assert found.passed == sum(entry.validated is True for entry in closed)
+            assert found.rejected == sum(entry.validated is False for entry in closed)
             with_run = [entry for entry in closed if entry.run_id is not None]
             assert store.metrics().runs.cost_nanos == sum(entry.cost_nanos or 0 for entry in with_run)
         assert self.stores[0].verify() == []
@@ -347,7 +365,7 @@ class Interleaving(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_any_interleaving_keeps_the_sums(kind: str, template: Path) -> None:
-    """Whatever the order of reserves, settlements, deaths and sweeps: the same totals, and the audit finds nothing."""
+    """Whatever the order of reserves, settlements, marks, deaths, sweeps: the same totals, the audit finds nothing."""
     machine: Any = type(f"{kind}_books", (Interleaving,), {"kind": kind, "template": template})
     machine.TestCase.settings = settings(
         max_examples=60 if kind == "memory" else 12, stateful_step_count=20, deadline=None, database=None,

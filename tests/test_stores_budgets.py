@@ -23,7 +23,8 @@ class TestHolding:
         hold = held(store, opening, ask(USER, DAY))
         today = hold.charges[1].start
         assert hold.charges == (
-            Charge("b", "user", "u", "default", 0, 110, 110), Charge("day", "user", "u", "default", today, 110, 110)
+            Charge("b", "user", "u", "default", 0, 110, 110, 890_000),
+            Charge("day", "user", "u", "default", today, 110, 110, 780_000),
         )  # fmt: skip
         assert (hold.nanos, hold.output_limit, hold.lowered) == (110, None, False)
         assert (stands(store, USER), stands(store, DAY)) == ((0, 110, 0, 110), (0, 110, 0, 110))

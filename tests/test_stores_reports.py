@@ -1,14 +1,28 @@
 """What a ledger answers, on every store: sums by label and time, the four metrics, runs and their trees."""
 
+import itertools
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import books
-from books import MINUTE, NOON, AnyStore, done, live, row
+from books import MINUTE, NOON, AnyStore, Opener, done, live, row
+from bursar.stores.answers import Period
 from bursar.stores.base import Filters
-from bursar.stores.counters import cost_bin
+from bursar.stores.counters import DAYS, GRAINS, cost_bin
 from bursar.types import Hold, Instant
 
 opened, path, store, template = books.opened, books.path, books.store, books.template
+
+
+QUARTER = 15 * MINUTE
+times = st.integers(0, 100 * 40_320).map(lambda minute: NOON + minute * MINUTE) | st.integers(NOON, NOON + 3 * QUARTER)
+"""Over eight years, and within an hour."""
+_TENANTS = itertools.count()
 
 
 class TestReports:
@@ -17,7 +31,8 @@ class TestReports:
         for number in range(12):
             live(
                 store, f"r{number}", agent_id="ab"[number % 2], step=f"s{number % 3}", user_id=f"u{number % 4}",
-                session_id=f"c{number % 4}", tier="small", tags=(("team", "xy"[number % 2]),),
+                session_id=f"c{number % 4}", user_tier=("free", "pro")[number % 4 > 2], tier="small",
+                tags=(("team", "xy"[number % 2]),),
                 provider=("openai", "azure")[number % 2], tenant=("default", "other")[number == 11],
                 started_at=NOON + number * 40 * MINUTE, outcome={"cost_nanos": 100 * (number + 1)},
             )  # fmt: skip
@@ -26,7 +41,7 @@ class TestReports:
     @pytest.mark.parametrize(
         ("by", "label"),
         [("agent", "agent_id"), ("step", "step"), ("user", "user_id"), ("session", "session_id"), ("model", "model"),
-         ("tier", "tier"), ("provider", "provider"), ("api", "api")],
+         ("tier", "tier"), ("provider", "provider"), ("api", "api"), ("user_tier", "user_tier")],
     )  # fmt: skip
     def test_by_label(self, full: AnyStore, by: str, label: str) -> None:
         """Every label's sums are the sums over its rows."""
@@ -63,8 +78,62 @@ class TestReports:
         assert utc == [("2025-11-24", 12)]
         berlin = [(line.key, line.counts.calls) for line in full.spend("day", zone="Europe/Berlin")]
         assert berlin == [("2025-11-24", 11), ("2025-11-25", 1)]
+        of_session = full.spend("day", filters=Filters(session_id="c1"))
+        assert [(line.key, line.counts.calls) for line in of_session] == [("2025-11-24", 3)]
         nepal = full.spend("hour", zone="Asia/Kathmandu")
         assert (nepal[0].key, sum(line.counts.calls for line in nepal)) == ("2025-11-24T21", 12)
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.lists(st.tuples(times, st.sampled_from("uvw"), st.sampled_from("ab")), min_size=1, max_size=12),
+        st.lists(st.tuples(st.none() | times, st.none() | times), min_size=1, max_size=4),
+        st.sampled_from(["UTC", "Asia/Kathmandu"]),
+    )
+    def test_any_period(
+        self, opened: Opener, calls: list[tuple[int, str, str]], periods: list[tuple[int | None, int | None]], zone: str
+    ) -> None:
+        """Over years and over minutes, sums by label, day and run are those of the rows in the period's quarters."""
+        store = opened.stores[0] if opened.stores else opened()
+        tenant = f"{next(_TENANTS)}"
+        for number, (at, user, agent) in enumerate(calls):
+            live(store, f"{tenant}-{number}", tenant=tenant, user_id=user, user_tier=user, agent_id=agent,
+                 session_id=f"{user}{number}", run_id=f"r{number}", started_at=Instant(at),
+                 outcome={"cost_nanos": 2**number})  # fmt: skip
+        for since, until in periods:
+            start = -1 if since is None else since - since % QUARTER
+            end = 2**60 if until is None else until + -until % QUARTER
+            inside = [(at, user, agent, number) for number, (at, user, agent) in enumerate(calls) if start <= at < end]
+            asked: Any = {"since": since, "until": until, "filters": Filters(tenant=tenant)}
+            for by, name in (("user", 1), ("user_tier", 1), ("agent", 2)):
+                due: dict[object, int] = {}
+                for call in inside:
+                    due[call[name]] = due.get(call[name], 0) + 2 ** call[3]
+                assert {line.key: line.counts.cost_nanos for line in store.spend(by, **asked)} == due
+            days: dict[str, int] = {}
+            for at, _, _, number in inside:
+                day = datetime.fromtimestamp(at / 1e6, ZoneInfo(zone)).strftime("%Y-%m-%d")
+                days[day] = days.get(day, 0) + 2**number
+            told = [(line.key, line.counts.cost_nanos) for line in store.spend("day", **asked, zone=zone)]
+            assert told == sorted(days.items())
+            found = store.metrics(asked["since"], asked["until"], tenant)
+            assert (found.runs.runs, found.runs.cost_nanos) == (len(inside), sum(2 ** call[3] for call in inside))
+            assert len(store.spend("session", **asked)) == len(inside)
+
+    @pytest.mark.parametrize("grains", [GRAINS, DAYS, GRAINS[:1]])
+    @given(since=st.none() | times, until=st.none() | times)
+    def test_spans(self, grains: tuple[int, ...], since: int | None, until: int | None) -> None:
+        """A period's spans tile it: whole buckets, no gap, no overlap, few."""
+        period = Period(None if since is None else Instant(since), None if until is None else Instant(until), None)
+        spans = period.spans(grains)
+        assert len(spans) <= 2 * len(grains) - 1
+        assert {grain for grain, _, _ in spans} <= set(grains)
+        assert all(one[2] == other[1] for one, other in itertools.pairwise(spans))
+        for grain, start, end in spans:
+            assert start % grain == 0 or start == spans[0][1]
+            assert end % grain == 0 or end == spans[-1][2]
+        if since is not None and until is not None and since < until:
+            assert spans[0][1] * 60_000_000 == since - since % QUARTER
+            assert spans[-1][2] * 60_000_000 == until + -until % QUARTER
 
     def test_metrics(self, store: AnyStore) -> None:
         """Cost per run with quantiles, cost per user, hit rate, and where the calls went."""

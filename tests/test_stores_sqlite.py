@@ -25,7 +25,7 @@ from bursar.types import Hold
 path, template = books.path, books.template
 
 
-SCANS = {f"SCAN {table}" for table in ("calls", "rollups", "runs", "counters", "sketches")}
+SCANS = {f"SCAN {table}" for table in ("calls", "rollups", "kept", "runs", "counters", "sketches")}
 
 
 class TestTheAudit:
@@ -34,6 +34,9 @@ class TestTheAudit:
         [
             ("UPDATE rollups SET cost_nanos = cost_nanos + 1 WHERE dim = 'agent|step'", "rollup"),
             ("DELETE FROM rollups WHERE dim = 'tier|api'", "rollup"),
+            ("UPDATE rollups SET calls = calls + 1 WHERE grain = 1440 AND dim = 'cache|step'", "rollup"),
+            ("DELETE FROM rollups WHERE grain = 40320", "rollup"),
+            ("UPDATE run_histogram SET unpriced = 1 WHERE grain = 1440", "histogram"),
             ("UPDATE runs SET tree_cost_nanos = tree_cost_nanos - 1", "tree of run"),
             ("UPDATE runs SET rows = rows + 1", "run run"),
             ("DELETE FROM runs", "run run"),
@@ -246,7 +249,9 @@ class TestTheSchema:
                 "SELECT * FROM calls ORDER BY started_at DESC, id DESC LIMIT 9",
                 "SELECT * FROM calls WHERE request_id = 'x'",
                 "SELECT DISTINCT owner FROM calls WHERE status = 'open'",
-                "SELECT SUM(calls) FROM rollups WHERE dim = 'x' AND bucket_start >= 5 GROUP BY first_key",
+                "WITH spans (grain, since) AS (VALUES (15, 5), (1440, 9)) SELECT SUM(calls) FROM spans"
+                " CROSS JOIN rollups AS kept ON kept.grain = spans.grain AND bucket_start >= since AND dim = 'x'"
+                " GROUP BY first_key",
                 "SELECT * FROM runs WHERE tenant = 'x' AND root_run_id = 'y' AND parent_run_id IS NOT NULL",
                 f"SELECT * FROM counters WHERE {AT_COUNTER.replace('?', '0')}",
                 "SELECT * FROM counters WHERE tenant = 'x' AND scope = 'run' AND key = 'y' ORDER BY window_start",

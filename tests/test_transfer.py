@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.doors.cli import transfer
-from bursar.insights import exports, imports
+from bursar.insights import exports, imports, rows
 from bursar.insights.imports import Summary
 from bursar.stores.base import Filters
 from bursar.stores.memory import MemoryStore
@@ -45,7 +45,8 @@ closed = st.builds(
     run_id=st.none() | st.sampled_from(["r1", "r2"]), parent_run_id=st.none() | st.sampled_from(["r1", "r3"]),
     user_id=labels, agent_id=labels, usage=labels, error=labels, input_tokens=counts, reasoning_tokens=counts,
     saved_nanos=counts, blocks=st.binary(max_size=9), request=st.none() | st.binary(max_size=9),
-    validated=st.none() | st.booleans(), tenant=st.sampled_from(["default", "acme"]),
+    validated=st.none() | st.booleans(), verdict=st.sampled_from([None, '{"ok": 1.50}', '"ä"']),
+    tenant=st.sampled_from(["default", "acme"]),
     status=st.sampled_from(["completed", "failed", "abandoned", "expired", "refused", "hit"]),
     terms=st.builds(Terms, service_tier=labels, fast=st.booleans()),
 )  # fmt: skip
@@ -107,7 +108,8 @@ class TestRoundTrip:
             {"cost_usd": None}, {"duration_ms": None}, {"status": "open"}, {"status": "done"}, {"tenant": None},
             {"input_tokens": 1 << 70}, {"cost_usd": "1e12"}, {"cost_usd": "NaN"}, {"error": "\ud800"},
             {"started_at": "yesterday"}, {"started_at": None}, {"tags": ["x"]}, {"tags": {"x": 1}},
-            {"blocks": "?"}, {"started_at": "2099-01-01"}, {"agent_id": "\ufdd0"},
+            {"blocks": "?"}, {"started_at": "2099-01-01"}, {"agent_id": "\ufdd0"}, {"verdict": "{"},
+            {"decision": "\ud800"}, {"decision": {}},
         ]  # fmt: skip
         good = exports.whole(row("good"))
         lines = [json.dumps(good | {"request_id": str(n)} | change) for n, change in enumerate(bad)]
@@ -118,13 +120,20 @@ class TestRoundTrip:
 
 
 class TestFormats:
+    def test_what_was_judged_and_decided(self) -> None:
+        """Machines are told as JSON what the ledger keeps as JSON; an export carries the very text."""
+        one = row("r", verdict='{"ok": true, "score": 0.90}')
+        assert (rows.call(one)["verdict"], rows.call(one)["decision"]) == ({"ok": True, "score": 0.9}, None)
+        assert (exports.whole(one)["verdict"], exports.whole(one)["decision"]) == (one.verdict, None)
+
     def test_csv(self, store: MemoryStore) -> None:
         """CSV has the contract's columns, exact dollars, and an empty cell for the unknown."""
-        book(store, row("r", error='a "b",\nc', cost_nanos=15), row("s", cost_nanos=None, cost_status="unpriced"))
+        first_row = row("r", error='a "b",\nc', cost_nanos=15, verdict='{"ok":true}')
+        book(store, first_row, row("s", cost_nanos=None, cost_status="unpriced"))
         first, second = csv.DictReader(io.StringIO(exported(store, "csv").decode(), newline=""))
         assert (first["cost_usd"], first["error"], first["stream"]) == ("0.000000015", 'a "b",\nc', "true")
         assert (second["cost_usd"], second["cost_status"], second["cached_tokens"]) == ("", "unpriced", "")
-        assert json.loads(first["tags"]) == {"team": "x"}
+        assert (json.loads(first["tags"]), first["verdict"], first["decision"]) == ({"team": "x"}, '{"ok":true}', "")
         assert "blocks" not in first
         assert exported(MemoryStore(), "csv").decode().strip() == ",".join(first)
 

@@ -239,7 +239,7 @@ def test_what_is_sent() -> None:
     back = translate.request(body, "messages", "chat", model="m")
     assert isinstance(there, Translated) and isinstance(back, Translated)
     assert (there.path, there.headers_needed) == ("/v1/messages", (("anthropic-version", "2023-06-01"),))
-    assert (back.path, back.headers_needed) == ("/v1/chat/completions", ())
+    assert (back.path, back.headers_needed) == ("/chat/completions", ())
 
 
 # What cannot be carried

@@ -66,7 +66,7 @@ class Crossing:
         async with (
             httpx.AsyncClient() as client,
             client.stream(
-                "POST", self.upstream + found.path, content=found.body,
+                "POST", self.upstream + ("/v1" if target == "chat" else "") + found.path, content=found.body,
                 headers={**headers, **dict(found.headers_needed), **fault},
             ) as answer,
         ):  # fmt: skip

@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 
 from bursar.rules.validate import (
     PASS,
-    Answer,
-    Judgement,
-    ToolCall,
     Validator,
     action,
     agreement,
@@ -29,6 +26,7 @@ from bursar.rules.validate import (
     scored,
     sound,
 )
+from bursar.types import Answer, Judgement, ToolCall
 
 PARTIES = {
     "type": "object",

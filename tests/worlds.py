@@ -3,13 +3,33 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bursar.drivers import lore
 from bursar.drivers.life import Life
-from bursar.effects import Join, Keep, Learned, Now, Pause, Recall, Reserve, Send, Settle
+from bursar.effects import (
+    Admit,
+    Audit,
+    Crossing,
+    Draft,
+    Join,
+    Keep,
+    Learned,
+    Lore,
+    Now,
+    Observe,
+    Pause,
+    Recall,
+    Reserve,
+    Send,
+    Settle,
+    Validate,
+)
 from bursar.policy import Card, Policy, Provider, Retry, Unpriced
 from bursar.rules import book
 from bursar.rules.grant import Counter, Grant, decide
+from bursar.rules.route.known import Known, Lesson
 from bursar.types import (
     Abandoned,
+    Admitted,
     Api,
     Balance,
     Call,
@@ -31,6 +51,7 @@ from bursar.types import (
     Verdict,
     View,
 )
+from bursar.wire import asking
 
 T0 = Instant(1_760_000_000_000_000)
 
@@ -103,6 +124,9 @@ class Scripted:
         self.spare = False
         """Outcomes may be left for the next call."""
         self.kept: dict[bytes, Kept] = {}
+        self.known, self.admitted = Known(), Admitted()
+        self.crossings: dict[str, str] = {}
+        self.lessons: list[Lesson] = []
         self.joins: list[Joined] = []
         """What identical calls under way come to, in order; then this call leads."""
 
@@ -139,6 +163,8 @@ class Scripted:
                 return self.outcomes.pop(0)
             case Recall() | Join() | Keep():
                 return self._reuse(asked)
+            case Lore() | Crossing() | Validate() | Draft() | Observe() | Audit() | Admit():
+                return self._about_tiers(asked)
             case Learned():
                 self.trace.append("learned?")
                 return Ratios(input=1.0, output=2.0)
@@ -155,6 +181,30 @@ class Scripted:
                 self.trace.append(f"settle #{entry.attempt} {entry.status} {entry.cost_status} {told}")
                 return None
         raise AssertionError(f"an effect that no world knows: {asked!r}")
+
+    def _about_tiers(self, asked: Any) -> Any:
+        match asked:
+            case Lore():
+                self.trace.append("lore")
+                return self.known
+            case Crossing(_, plan):
+                return self.crossings.get(f"{plan.provider}/{plan.model}")
+            case Validate():
+                return lore.validated(asked)
+            case Draft(call, plan, api, judge, answer, name):
+                name = f"{call.request_id}-{name}"
+                return asking.judge(call, api, plan.provider, plan.model or "", judge, answer, name)
+            case Observe(lesson):
+                self.lessons.append(lesson)
+                word = {True: "passed", False: "failed", None: "unknown"}[lesson.judgement.ok]
+                self.trace.append(f"observe {lesson.entry.tier} {word}")
+                return None
+            case Audit():
+                self.trace.append("audit?")
+                return None
+            case Admit():
+                self.trace.append("admit")
+                return self.admitted
 
     def _balance(self, budget: str) -> Balance:
         return Balance(*self._spent.get(budget, (0, 0)), *self._held.get(budget, (0, 0)))

@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bursar.config import ConfigError
     from bursar.doors.library.budget import Budget, Finishing, Remaining
+    from bursar.doors.library.cascade import Cascaded
     from bursar.doors.library.context import Run, Step
     from bursar.doors.library.guard import Guard
     from bursar.doors.library.opening import open
+    from bursar.policy import Router
     from bursar.stores.base import StoreFailure
+    from bursar.types import Answer, Judgement
 
-__all__ = ["Budget", "ConfigError", "Finishing", "Guard", "Remaining", "Run", "Step", "StoreFailure", "open"]
+__all__ = [
+    "Answer", "Budget", "Cascaded", "ConfigError", "Finishing", "Guard", "Judgement", "Remaining", "Router", "Run",
+    "Step", "StoreFailure", "open",
+]  # fmt: skip
 
 _HOMES = {
+    "Answer": "bursar.types",
     "Budget": "bursar.doors.library.budget",
+    "Cascaded": "bursar.doors.library.cascade",
     "ConfigError": "bursar.config",
     "Finishing": "bursar.doors.library.budget",
     "Guard": "bursar.doors.library.guard",
+    "Judgement": "bursar.types",
     "Remaining": "bursar.doors.library.budget",
+    "Router": "bursar.policy",
     "Run": "bursar.doors.library.context",
     "Step": "bursar.doors.library.context",
     "StoreFailure": "bursar.stores.base",

@@ -7,10 +7,30 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from bursar.policy import Check, JudgePrompt, Router
 from bursar.rules.prompt.marking import Ground
+from bursar.rules.route.course import Course
+from bursar.rules.route.known import Known, Lesson, Site
 from bursar.rules.semantic.choose import Around, Told
 from bursar.rules.semantic.question import Question
-from bursar.types import Ask, Call, Entry, Hold, Instant, Joined, Kept, Outcome, Plan, Ratios, Refused
+from bursar.types import (
+    Admitted,
+    Answer,
+    Api,
+    Ask,
+    Call,
+    Entry,
+    Hold,
+    Instant,
+    Joined,
+    Judgement,
+    Kept,
+    Outcome,
+    Plan,
+    Ratios,
+    Refused,
+    Verdict,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +47,73 @@ class Effect(Generic[T]):
 @dataclass(frozen=True, slots=True)
 class Now(Effect[Instant]):
     """What time is it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Admit(Effect[Admitted | Refused]):
+    """Does a breaker stand in the way? Whoever is let through as a probe is so for good."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Lore(Effect[Known]):
+    """What is known that a tier is chosen by? What cannot be found out is not known."""
+
+    call: Call
+    course: Course
+    site: Site
+    router: Router | None = None
+    """The user's own: asked where the tier is learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing(Effect[str | None]):
+    """Why the call cannot be put in the plan's wire format; None: it can."""
+
+    call: Call
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Validate(Effect[Judgement]):
+    """Run the checks that are functions on an answer. One that breaks does not know."""
+
+    call: Call
+    answer: Answer
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft(Effect[Call]):
+    """The call of a judge about an answer, in the format of the judge's own provider."""
+
+    call: Call
+    plan: Plan
+    """Who judges."""
+    api: Api
+    judge: JudgePrompt
+    answer: Answer
+    name: str
+    """What its request id ends with: no two side calls have one id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observe(Effect[None]):
+    """A judged attempt: marked on its row and learned from, behind the call."""
+
+    lesson: Lesson
+
+
+@dataclass(frozen=True, slots=True)
+class Audit(Effect[None]):
+    """The end of a call that an audit may follow, by its own draw and share: behind the call."""
+
+    call: Call
+    course: Course
+    known: Known
+    site: Site
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)

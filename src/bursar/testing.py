@@ -100,7 +100,10 @@ class Script:
         return self
 
     def client(self, library: str | None = None, *, asynchronous: bool = False, **kwargs: Any) -> Any:
-        """An httpx2 (or httpx) client that asks this script instead of the network, for an SDK's `http_client`."""
+        """An httpx2 (or httpx) client that asks this script instead of the network, for an SDK's `http_client`.
+
+        `bursar.open(connect=script.client)` has the guard ask it too, for providers other than the SDK's own.
+        """
         module = import_module(library or ("httpx2" if find_spec("httpx2") else "httpx"))
         transport = module.MockTransport(lambda request: module.Response(**self._serve(request)))
         kind = module.AsyncClient if asynchronous else module.Client

@@ -4,29 +4,40 @@ Environment variables win over the file (`BURSAR_STORE__URL=...`); secrets come 
 limits this version would not enforce is refused: an ignored limit is a lie.
 """
 
+from bursar.config.alerts import AlertingSection, AlertSection
+from bursar.config.base import MatchSection
+from bursar.config.breakers import BreakerSection
 from bursar.config.faults import ConfigError, Fault
 from bursar.config.reading import load, schema
 from bursar.config.sections import (
     BudgetSection,
     CacheSection,
     DrainSection,
-    EmbedderSection,
     GatewaySection,
-    MatchSection,
     PriceSection,
     ProviderSection,
     RetrySection,
     SecretsSection,
-    SemanticSection,
     Settings,
+    StoreSection,
+)
+from bursar.config.steps import (
+    CapabilitySection,
+    EmbedderSection,
+    RoutingSection,
+    SemanticSection,
     StepCacheSection,
     StepSection,
-    StoreSection,
+    ValidateSection,
 )
 
 __all__ = [
+    "AlertSection",
+    "AlertingSection",
+    "BreakerSection",
     "BudgetSection",
     "CacheSection",
+    "CapabilitySection",
     "ConfigError",
     "DrainSection",
     "EmbedderSection",
@@ -36,12 +47,14 @@ __all__ = [
     "PriceSection",
     "ProviderSection",
     "RetrySection",
+    "RoutingSection",
     "SecretsSection",
     "SemanticSection",
     "Settings",
     "StepCacheSection",
     "StepSection",
     "StoreSection",
+    "ValidateSection",
     "load",
     "schema",
 ]

@@ -5,27 +5,22 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
-from bursar.config import lines
+from bursar.config import lines, together
 from bursar.config.faults import ConfigError, Fault
+from bursar.config.origin import Origin
 from bursar.config.sections import Settings
 
-_EACH = "*"
 _LATER: dict[lines.Path, str] = {
-    ("steps", _EACH, "tier"): "a step's tier is",
-    ("steps", _EACH, "cascade"): "a step's cascade is",
-    ("steps", _EACH, "validate"): "a step's validators are",
-    ("alerts",): "alerts are",
-    ("breakers",): "circuit breakers are",
     ("trials",): "trials are",
     ("store", "redis"): "a shared Redis is",
 }
@@ -50,50 +45,25 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     source = _read(place) if named is not None or place.exists() else ""
     environment, faults = _environment(environ)
     data = _over(_parsed(place, source), environment)
-    origin = _Origin(place, source, environment)
+    origin = Origin(place, source, environment)
     for path_, what in _LATER.items():
         faults += [origin.fault(found, _untrue(what)) for found in _taken(data, path_)]
-    faults += [*_unknown_candidates(origin, data), *_wrong_together(origin, data)]
+    faults += together.faults(origin, data, tuple(_DEFAULTS))
     _complete(data)
     try:
         settings = Settings(**data)
     except ValidationError as wrong:
-        faults += [_fault(origin, error) for error in wrong.errors()]
+        faults += [_fault(origin, data, error) for error in _telling(wrong.errors())]
         raise ConfigError(_in_order(faults)) from None
     if faults:
         raise ConfigError(_in_order(faults))
+    settings.read_from(origin)
     return settings
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of bursar.toml, for editors."""
     return Settings.model_json_schema()
-
-
-class _Origin(NamedTuple):
-    """Where a value came from, for whoever has to mend it."""
-
-    place: Path
-    source: str
-    environment: dict[str, Any]
-
-    def fault(self, path: lines.Path, message: str) -> Fault:
-        said: Any = self.environment
-        names: list[str] = []
-        for part in path:
-            if isinstance(said, list):  # a list comes whole, as the JSON of one variable
-                message = f"{_dotted(path)}: {message}"
-                break
-            if not (isinstance(said, dict) and part in said):
-                return Fault(str(self.place), lines.line_of(self.source, path), _dotted(path), message)
-            names.append(str(part))
-            said = said[part]
-        return Fault("environment", None, f"BURSAR_{'__'.join(names)}".upper(), message)
-
-
-def _dotted(path: lines.Path) -> str:
-    """ "budgets[1].limit_usd"."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:
@@ -159,12 +129,9 @@ def _over(below: Any, above: Any) -> Any:
 
 
 def _taken(data: Any, path: lines.Path) -> Iterator[lines.Path]:
-    """Take a key out wherever it is there; where it was. A star stands for each table of an array."""
+    """Take a key out if it is there; where it was."""
     part, rest = path[0], path[1:]
-    if part == _EACH:
-        for at, item in enumerate(data if isinstance(data, list) else ()):
-            yield from ((at, *found) for found in _taken(item, rest))
-    elif isinstance(data, dict) and part in data:
+    if isinstance(data, dict) and part in data:
         if rest:
             yield from ((part, *found) for found in _taken(data[part], rest))
         else:
@@ -190,61 +157,71 @@ def _complete(data: dict[str, Any]) -> None:
     data["providers"] = told | {n: dict(_DEFAULTS[n]) for n in _DEFAULTS if n in wanted and n not in told}
 
 
-def _unknown_candidates(origin: _Origin, data: dict[str, Any]) -> Iterator[Fault]:
-    told, tiers = data.get("providers"), data.get("tiers")
-    names = {*_DEFAULTS, *(told if isinstance(told, dict) else ())}
-    for tier, candidates in tiers.items() if isinstance(tiers, dict) else ():
-        for candidate in candidates if isinstance(candidates, list) else ():
-            if isinstance(candidate, str) and "/" in candidate and candidate.partition("/")[0] not in names:
-                yield origin.fault(
-                    ("tiers", tier),
-                    f"{candidate!r:.80} names no configured provider: expected one of {', '.join(sorted(names))}",
-                )
+def _telling(errors: Sequence[Any]) -> list[Any]:
+    """Without those that say of a list that it is too short because of what is wrong with its members."""
+    places = [error["loc"] for error in errors]
+    return [
+        error for error in errors
+        if error["type"] != "too_short" or not any(error["loc"] == place[:-1] for place in places)
+    ]  # fmt: skip
 
 
-def _wrong_together(origin: _Origin, data: dict[str, Any]) -> Iterator[Fault]:
-    """What no budget has wrong for itself: a name that another one has, a way down where there are no tiers."""
-    budgets = data.get("budgets")
-    seen: dict[str, int] = {}
-    for at, budget in enumerate(budgets if isinstance(budgets, list) else ()):
-        told = budget if isinstance(budget, dict) else {}
-        name = told.get("name")
-        if isinstance(name, str) and seen.setdefault(name, at) != at:
-            yield origin.fault(("budgets", at, "name"), f"another budget has this name (budgets[{seen[name]}])")
-        if told.get("on_exhausted") == "downgrade" and not data.get("tiers"):
-            yield origin.fault(
-                ("budgets", at, "on_exhausted"), '"downgrade" goes down the tiers, and there are none: add [tiers]'
-            )
-
-
-def _fault(origin: _Origin, error: Any) -> Fault:
-    path = tuple(part for part in error["loc"] if part != "[key]")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    said = error["input"]
-    if error["type"] == "extra_forbidden":
-        message = f"is no key of Bursar's configuration{_near(path)}: see `bursar init` for all of them"
-    elif error["type"] == "missing":
-        message = "is required"
-    elif "got " not in message and (
-        not isinstance(said, str | dict | list | BaseModel) or error["type"] == "literal_error"
-    ):
-        # A string may be a secret in the wrong place: only words that were to be chosen from are shown.
-        message = f"{message}, got {said if isinstance(said, Decimal) else repr(said)!s:.40}"
+def _fault(origin: Origin, data: Any, error: Any) -> Fault:
+    path, message, said = _path(data, error), str(error["msg"]).removeprefix("Value error, "), error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            message = f"is no key of Bursar's configuration{_near(error['loc'])}: see `bursar init` for all of them"
+        case "missing" | "union_tag_not_found":
+            message = "is required"
+        case "union_tag_invalid":
+            message = f"expected one of {error['ctx']['expected_tags']}, got {error['ctx']['tag']!r:.40}"
+        case kind if "got " not in message and (
+            not isinstance(said, str | dict | list | BaseModel) or kind == "literal_error"
+        ):
+            # A string may be a secret in the wrong place: only words that were to be chosen from are shown.
+            message = f"{message}, got {said if isinstance(said, Decimal) else repr(said)!s:.40}"
     return origin.fault(path, message)
 
 
-def _near(path: lines.Path) -> str:
+def _path(data: Any, error: Any) -> lines.Path:
+    """The way to the value as the file has it: without the names of a union's members, which pydantic puts in."""
+    path: list[str | int] = []
+    *way, last = error["loc"]
+    for part in way:
+        if isinstance(part, str) and not (isinstance(data, dict) and part in data):
+            continue
+        data = data[part] if isinstance(data, dict | list) else None
+        path.append(part)
+    is_there = isinstance(data, dict) and (last in data or error["type"] == "missing")
+    if last != "[key]" and (is_there or isinstance(last, int)):
+        path.append(last)
+    if error["type"].startswith("union_tag"):
+        path.append(error["ctx"]["discriminator"].strip("'"))
+    return tuple(path)
+
+
+def _near(loc: tuple[Any, ...]) -> str:
     """A key that may have been meant."""
-    section: type[BaseModel] = Settings
-    for part in path[:-1]:
-        field = section.model_fields.get(str(part))
-        section = (_section_in(field.annotation) if field else None) or section
-    close = difflib.get_close_matches(str(path[-1]), section.model_fields, 1)
+    sections: list[type[BaseModel]] = [Settings]
+    for part in loc[:-1]:
+        tagged = [one for one in sections if len(sections) > 1 and part in _metrics(one)]
+        below = [_keys(one)[part] for one in sections if part in _keys(one)]
+        sections = tagged or [found for field in below for found in _sections_in(field.annotation)] or sections
+    close = difflib.get_close_matches(str(loc[-1]), [key for one in sections for key in _keys(one)], 1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, however many of it."""
+def _keys(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _metrics(section: type[BaseModel]) -> tuple[Any, ...]:
+    """The words that choose this member of a union."""
+    return get_args(field.annotation) if (field := section.model_fields.get("metric")) else ()
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field holds, however many of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]

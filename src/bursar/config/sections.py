@@ -1,45 +1,51 @@
 """The sections of bursar.toml and all of it together: names, types, defaults. A key that is not here is a fault."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bursar.config import lines
+from bursar.config.alerts import AlertingSection, AlertSection
+from bursar.config.base import MatchSection, Section
+from bursar.config.breakers import BreakerSection
+from bursar.config.faults import Fault
+from bursar.config.origin import Origin
+from bursar.config.steps import CapabilitySection, RoutingSection, StepSection
+from bursar.config.telemetry import LoggingSection, TelemetrySection
 from bursar.config.values import (
     BudgetName,
     Bytes,
     Candidate,
     EnvName,
-    Lasting,
     Milliseconds,
     Name,
+    Number,
     Opaque,
     Part,
     Portion,
     Rate,
     StoreUrl,
     Text,
+    TierName,
     Tokens,
     Url,
     Usd,
     Whole,
     Zone,
 )
-from bursar.policy import FINISH_TEXT, CacheScope
+from bursar.policy import FINISH_TEXT
 from bursar.types import OnExhausted, Scope, Window
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoreSection(_Section):
+class StoreSection(Section):
     """Where the books are: sqlite:///path (memory:// forgets at exit)."""
 
     url: StoreUrl = "sqlite:///bursar.db"
 
 
-class ProviderSection(_Section):
+class ProviderSection(Section):
     """An upstream: its wire family, base URL, and the environment variable that holds its key."""
 
     api: Literal["openai", "anthropic", "gemini"]
@@ -50,7 +56,7 @@ class ProviderSection(_Section):
     stream_usage: bool = True
 
 
-class PriceSection(_Section):
+class PriceSection(Section):
     """The user's own prices of one model: USD per million tokens; fees in USD each."""
 
     input: Rate
@@ -72,20 +78,20 @@ class PriceSection(_Section):
     grounded_prompt: Rate | None = None
     file_search: Rate | None = None
     multiply: dict[str, Rate] = {}
-    context_tokens: Annotated[Whole, Field(gt=0)] | None = None
-    max_output_tokens: Annotated[Whole, Field(gt=0)] | None = None
+    context_tokens: Number | None = None
+    max_output_tokens: Number | None = None
 
 
-class GatewaySection(_Section):
+class GatewaySection(Section):
     """The gateway's address, the largest body it takes, and path prefixes that Bursar keys may use unpriced."""
 
     host: str = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 4600
-    max_body_bytes: Annotated[Whole, Field(gt=0)] = 32 << 20
+    max_body_bytes: Number = 32 << 20
     passthrough: tuple[Annotated[str, Field(pattern=r"^/")], ...] = ()
 
 
-class RetrySection(_Section):
+class RetrySection(Section):
     """The engine's own retries. attempts holds for the gateway; the library leaves retrying to the SDK unless told."""
 
     attempts: Annotated[Whole, Field(ge=1, le=10)] = 3
@@ -95,7 +101,7 @@ class RetrySection(_Section):
     longest_wait: Milliseconds = 60_000
 
 
-class DrainSection(_Section):
+class DrainSection(Section):
     """Bounds of reading on after a hang-up."""
 
     streams: Annotated[Whole, Field(ge=0)] = 64
@@ -103,22 +109,13 @@ class DrainSection(_Section):
     max_usd: Rate = "1"
 
 
-class SecretsSection(_Section):
+class SecretsSection(Section):
     """Which environment variable holds the root secret; where it is unset: a 0600 file beside a SQLite store."""
 
     root_env: EnvName = "BURSAR_SECRET"
 
 
-class MatchSection(_Section):
-    """Which calls a rule is for: all that is said must match, by shell globs. A missing label is "(none)"."""
-
-    agent: Text | None = None
-    step: Text | None = None
-    user_tier: Text | None = None
-    tags: dict[Text, Text] = {}
-
-
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """A limit on what the calls of one scope cost together in one window: dollars, tokens (input + output), or both."""
 
     name: BudgetName
@@ -160,70 +157,7 @@ class BudgetSection(_Section):
         return self
 
 
-class EmbedderSection(_Section):
-    """What turns a text into a vector: the local MiniLM, from its package or from a folder with its files; or a
-    provider's embeddings endpoint, where each look-up is a paid call."""
-
-    kind: Literal["minilm", "endpoint"] = "minilm"
-    path: Text | None = None
-    model: Candidate | None = None
-    dimensions: Annotated[Whole, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> "EmbedderSection":
-        if self.kind == "endpoint" and (self.model is None or self.path is not None):
-            raise ValueError('an endpoint is named by its model: expected model = "openai/text-embedding-3-small"')
-        if self.kind == "minilm" and (self.model is not None or self.dimensions is not None):
-            raise ValueError('model and dimensions are an endpoint\'s: expected kind = "endpoint" with them')
-        return self
-
-
-class SemanticSection(_Section):
-    """Answers given again to questions that mean the same.
-
-    threshold (0.92) alone: a fixed score and the guard, no promise. max_error: the share of wrong hits among the hits
-    that is not to be passed; nothing is served before that is certified, and threshold is only the score's floor.
-    judge: "package.module:function" of (question, stored answer, fresh answer) -> True, False or None.
-    """
-
-    threshold: Portion | None = None
-    max_error: Portion | None = None
-    ttl: Lasting = 86_400_000
-    scope: CacheScope = "user"
-    mode: Literal["serve", "shadow"] = "serve"
-    strict: bool = False
-    judge: Annotated[str, Field(pattern=r"^[\w.]+:[\w.]+$")] | None = None
-    embedder: EmbedderSection = EmbedderSection()
-
-
-class StepCacheSection(_Section):
-    """Which answers of a step are kept and given again, for how long and to whom."""
-
-    response: Lasting | None = None
-    stale: Milliseconds = 0
-    scope: CacheScope = "user"
-    tools: bool = False
-    semantic: SemanticSection | None = None
-
-    @model_validator(mode="after")
-    def _keeps_something(self) -> "StepCacheSection":
-        if self.response is None and self.semantic is None:
-            raise ValueError('keeps nothing: expected response, such as response = "24h", semantic, or both')
-        if self.response is None and (self.stale or self.tools):
-            raise ValueError("stale and tools are about answers that response keeps: expected response with them")
-        return self
-
-
-class StepSection(_Section):
-    """What holds for the steps that match; the first section that matches a call is the one."""
-
-    match: MatchSection = MatchSection()
-    max_output_tokens: Annotated[Whole, Field(gt=0)] | None = None
-    cache: StepCacheSection | None = None
-    prompt_cache: Literal["off", "auto"] = "off"
-
-
-class CacheSection(_Section):
+class CacheSection(Section):
     """Where kept answers are and how much room they may take; path absent: a file beside the ledger."""
 
     max_bytes: Bytes = 256_000_000
@@ -238,21 +172,42 @@ class Settings(BaseSettings):
     )
     store: StoreSection = StoreSection()
     providers: dict[Name, ProviderSection] = {}
-    tiers: dict[Name, Annotated[tuple[Candidate, ...], Field(min_length=1)]] = {}
+    tiers: dict[TierName, Annotated[tuple[Candidate, ...], Field(min_length=1)]] = {}
     prices: dict[Candidate, PriceSection] = {}
+    capabilities: dict[Candidate, CapabilitySection] = {}
     budgets: tuple[BudgetSection, ...] = ()
     steps: tuple[StepSection, ...] = ()
+    routing: RoutingSection = RoutingSection()
+    alerts: tuple[AlertSection, ...] = ()
+    alerting: AlertingSection = AlertingSection()
+    breakers: tuple[BreakerSection, ...] = ()
     cache: CacheSection = CacheSection()
     gateway: GatewaySection = GatewaySection()
     retry: RetrySection = RetrySection()
     drain: DrainSection = DrainSection()
     secrets: SecretsSection = SecretsSection()
+    telemetry: TelemetrySection = TelemetrySection()
+    logging: LoggingSection = LoggingSection()
     unknown_price: Literal["refuse", "ceiling", "allow"] | None = None
     opaque_input_tokens: Opaque | None = None
     finish_text: Text = FINISH_TEXT
     refuse_status: Annotated[Whole, Field(ge=400, le=499)] = 402
     on_disconnect: Literal["auto", "drain", "cancel"] = "auto"
     capture: bool = False
+    _origin: Origin = PrivateAttr(default=Origin(Path("bursar.toml")))
+
+    def read_from(self, origin: Origin) -> None:
+        """Remember where it all came from, for the faults that show later."""
+        self._origin = origin
+
+    def fault(self, path: lines.Path, message: str) -> Fault:
+        """What is wrong with the value at a path of keys and indices, found by whoever has put it to use."""
+        return self._origin.fault(path, message)
+
+    @property
+    def folder(self) -> Path:
+        """Where the names of files in it begin: the configuration's own folder."""
+        return self._origin.place.parent
 
     @classmethod
     def settings_customise_sources(

@@ -1,16 +1,19 @@
 """What a single value of the configuration may be: text as a person writes it -> the integers that the policy holds.
 
 Each raises ValueError with what was expected. Amounts come as strings, integers or Decimals, never through a float.
+Shares and multiples become whole millionths; a score, which no amount is made of, a float.
 """
 
 import re
-from decimal import Decimal
-from typing import Annotated
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from bursar.money import NANOS_PER_USD, parse_usd
+from bursar.policy import AUTO
+from bursar.rules.validate import json_schema
 from bursar.types import PPM
 
 _KEY_NAME = "expected the name of an environment variable, such as OPENAI_API_KEY, never the secret itself"
@@ -23,6 +26,7 @@ _BYTES = {"": 1, "kB": 10**3, "KB": 10**3, "KiB": 1 << 10, "MB": 10**6, "MiB": 1
 _DEAREST = 10**9
 """Dollars that no rate and no limit reaches: past them a sum of nano-dollars would leave 64 bits."""
 _LONGEST_NAME = 100
+_MOST_TIMES = 1_000_000
 
 
 def _milliseconds(value: object) -> object:
@@ -101,6 +105,51 @@ def _portion(value: object) -> object:
     return parts
 
 
+def _number(value: object, expected: str) -> Decimal:
+    """A plain number, or the text of one: an environment variable has no other."""
+    try:
+        number = None if isinstance(value, bool) or not isinstance(value, int | str | Decimal) else Decimal(value)
+    except InvalidOperation:
+        number = None
+    if number is None or not number.is_finite():
+        raise ValueError(expected)
+    return number
+
+
+def _multiple(value: object) -> int:
+    """Times what is expected -> millionths, exactly."""
+    expected = "expected a multiple above 0 in six decimals at most, such as 1.2"
+    number = _number(value, expected)
+    if not 0 < number <= _MOST_TIMES or number * PPM != int(number * PPM):
+        raise ValueError(f"{expected}, got {value!s:.40}")
+    return int(number * PPM)
+
+
+def _score(value: object) -> float:
+    number = _number(value, "expected a number from 0 to 1, such as 0.7")
+    if not 0 <= number <= 1:
+        raise ValueError(f"expected a number from 0 to 1, got {value!s:.40}")
+    return float(number)
+
+
+def _suspension(value: object) -> object:
+    """ "reset" is None: until somebody resets it."""
+    if value == "reset":
+        return None
+    try:
+        return _lasting(value)
+    except ValueError:
+        raise ValueError('expected "reset", or a duration such as "30m"') from None
+
+
+def _clock(value: object) -> int:
+    """ "22:30" -> the minute of the day."""
+    told = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value, re.ASCII) if isinstance(value, str) else None
+    if told is None:
+        raise ValueError('expected a time of the day such as "22:00"')
+    return int(told[1]) * 60 + int(told[2])
+
+
 def _whole(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a whole number")
@@ -140,12 +189,66 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _budget_name(value: str) -> str:
+def _webhook(value: str) -> str:
+    url = _url(value)
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("expected a URL without a password: one with credentials goes by notify_env")
+    return value
+
+
+def _rule_name(value: str) -> str:
     if not (0 < len(value) <= _LONGEST_NAME and value.isprintable() and value == value.strip()):
         raise ValueError(f"expected 1 to {_LONGEST_NAME} printable characters")
+    return value
+
+
+def _budget_name(value: str) -> str:
     if value.startswith("run:"):
         raise ValueError('expected a name that does not begin with "run:", as the limits do that code gives to a run')
+    if value.startswith("breaker:"):
+        raise ValueError('expected a name that does not begin with "breaker:", as the counters of breakers do')
+    return _rule_name(value)
+
+
+def _tier_name(value: str) -> str:
+    if value == AUTO or not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        raise ValueError(f'expected letters, digits, ".", "_" and "-", and not "{AUTO}", which is the learned tier')
     return value
+
+
+def _imported(value: str) -> str:
+    if not re.fullmatch(r"[\w.]+:[\w.]+", value):
+        raise ValueError('expected "package.module:function"')
+    return value
+
+
+def _regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as fault:
+        raise ValueError(f"expected a regular expression: {fault}") from None
+    return value
+
+
+def _schema(value: object) -> object:
+    """The name of a file, or the schema itself; TOML's decimals are JSON's numbers in it."""
+    if isinstance(value, str) and value:
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("expected the name of a file with a JSON Schema, or the schema as a table")
+    schema = _plain(value)
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ValueError("not a JSON Schema: its $schema is no string")
+    json_schema(schema)
+    return schema
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_plain(below) for below in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _zone(value: str) -> str:
@@ -163,7 +266,12 @@ Rate = Annotated[str, BeforeValidator(_rate, json_schema_input_type=str | float)
 Usd = Annotated[int, BeforeValidator(_usd, json_schema_input_type=str | float)]
 Part = Annotated[int, BeforeValidator(_part, json_schema_input_type=float)]
 Portion = Annotated[int, BeforeValidator(_portion, json_schema_input_type=float)]
+Multiple = Annotated[int, BeforeValidator(_multiple, json_schema_input_type=float)]
+Score = Annotated[float, BeforeValidator(_score, json_schema_input_type=float)]
+Suspension = Annotated[int | None, BeforeValidator(_suspension, json_schema_input_type=str)]
+Clock = Annotated[int, BeforeValidator(_clock, json_schema_input_type=str)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[Whole, Field(gt=0)]
 Tokens = Annotated[Whole, Field(ge=0, le=10**15)]
 Opaque = Annotated[int, BeforeValidator(_opaque, json_schema_input_type=int | str)]
 EnvName = Annotated[str, AfterValidator(_env_name)]
@@ -171,6 +279,12 @@ StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Url = Annotated[str, AfterValidator(_url)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 Candidate = Annotated[str, AfterValidator(_candidate)]
+Webhook = Annotated[str, AfterValidator(_webhook)]
+RuleName = Annotated[str, AfterValidator(_rule_name)]
 BudgetName = Annotated[str, AfterValidator(_budget_name)]
+TierName = Annotated[str, AfterValidator(_tier_name)]
+Imported = Annotated[str, AfterValidator(_imported)]
+Regex = Annotated[str, AfterValidator(_regex)]
+JsonSchema = Annotated[str | dict[str, Any], BeforeValidator(_schema, json_schema_input_type=str | dict[str, Any])]
 Zone = Annotated[str, AfterValidator(_zone)]
 Text = Annotated[str, Field(min_length=1)]

@@ -9,34 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from bursar.config import (
-    BudgetSection,
-    CacheSection,
-    ConfigError,
-    EmbedderSection,
-    Fault,
-    MatchSection,
-    SemanticSection,
-    Settings,
-    StepSection,
-)
-from bursar.doors.semantic import judge, local
+from bursar.config import BudgetSection, CacheSection, ConfigError, Fault, Settings
+from bursar.doors import credentials
+from bursar.doors.composing import Composer
 from bursar.money import parse_usd
-from bursar.policy import (
-    Budget,
-    Candidate,
-    Drain,
-    Embeds,
-    Endpoint,
-    Match,
-    Override,
-    Policy,
-    Provider,
-    ResponseCache,
-    Retry,
-    SemanticCache,
-    StepRule,
-)
+from bursar.policy import Budget, Candidate, Drain, Override, Policy, Provider, Retry
+from bursar.rules.capability import Table
 from bursar.rules.cards import compile_book
 from bursar.rules.listing import catalog_of
 from bursar.stores.base import Store
@@ -44,7 +22,6 @@ from bursar.stores.cache import AnswerCache
 from bursar.stores.memory import MemoryStore
 from bursar.stores.sqlite import SqliteStore
 from bursar.stores.tables import Books as MemoryBooks
-from bursar.types import PPM
 
 _SHORTEST = 32
 """Characters of a root secret."""
@@ -68,10 +45,9 @@ class Books(msgspec.Struct, frozen=True):
 def open_books(settings: Settings, environ: Mapping[str, str] = os.environ) -> Books:
     """Open the store, compile the policy, derive the secrets. Raises ConfigError or StoreFailure."""
     root = _root_secret(settings, environ)
-    policy = make_policy(settings, derive(root, "digests"))
-    names = {p.name: p.api_key_env for p in policy.providers.values()}
-    credentials = {name: environ[env] for name, env in names.items() if env is not None and environ.get(env)}
-    return Books(settings, policy, open_store(settings.store.url, settings.cache), credentials, root)
+    policy = make_policy(settings, derive(root, "digests"), environ)
+    held = credentials.held(policy.providers.values(), environ)
+    return Books(settings, policy, open_store(settings.store.url, settings.cache), held, root)
 
 
 def open_store(url: str, cache: CacheSection | None = None) -> Store:
@@ -94,14 +70,22 @@ def sqlite_path(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
-    """The frozen policy of a configuration. Pure but for importing the price data when the first card is asked."""
+def make_policy(settings: Settings, digest_key: bytes = b"", environ: Mapping[str, str] | None = None) -> Policy:
+    """The frozen policy of a configuration; imports and reads what steps name, and the price data when it is asked.
+
+    environ: where the URLs of alerts' services are; None leaves these out, for whoever only reads the ledger. Raises
+    ConfigError with every fault of what is named outside the file.
+    """
+    composer = Composer(settings)
     providers = {name: _provider(name, section) for name, section in settings.providers.items()}
     catalogs = {p.name: found for p in providers.values() if (found := p.catalog or catalog_of(p.base_url))}
     overrides = {
         name: Override(**{k: v for k, v in section.model_dump().items() if v is not None})
         for name, section in settings.prices.items()
     }
+    capabilities = {name: section.policy() for name, section in settings.capabilities.items()}
+    steps, alerts = composer.steps(), composer.alerts(environ)
+    composer.done()
     retry, drain = settings.retry, settings.drain
     return Policy(
         prices=compile_book(overrides, catalogs),
@@ -110,7 +94,11 @@ def make_policy(settings: Settings, digest_key: bytes = b"") -> Policy:
         retry=Retry(retry.attempts, retry.base, retry.cap, retry.longest_wait),
         drain=Drain(drain.streams, -(-drain.time // 1000), parse_usd(drain.max_usd)),
         budgets=tuple(map(_budget, settings.budgets)),
-        steps=tuple(map(_step, settings.steps)),
+        steps=steps,
+        alerts=alerts,
+        breakers=tuple(section.policy() for section in settings.breakers),
+        routing=settings.routing.policy(),
+        capabilities=Table(capabilities, catalogs),
         unknown_price=settings.unknown_price,
         opaque_input_tokens=settings.opaque_input_tokens,
         finish_text=settings.finish_text,
@@ -132,51 +120,13 @@ def _candidate(text: str) -> Candidate:
     return Candidate(provider, model)
 
 
-def _match(section: MatchSection) -> Match:
-    return Match(section.agent, section.step, section.user_tier, tuple(section.tags.items()))
-
-
-def _step(section: StepSection) -> StepRule:
-    cache, response = section.cache, None
-    if cache is not None and cache.response is not None:
-        response = ResponseCache(ttl_ms=cache.response, stale_ms=cache.stale, scope=cache.scope, tools=cache.tools)
-    return StepRule(
-        match=_match(section.match),
-        max_output_tokens=section.max_output_tokens,
-        response_cache=response,
-        prompt_cache=section.prompt_cache,
-        semantic_cache=None if cache is None or cache.semantic is None else _semantic(cache.semantic),
-    )
-
-
-def _semantic(section: SemanticSection) -> SemanticCache:
-    """An embedder's folder is opened here, and a judge imported, where the configuration names one."""
-    return SemanticCache(
-        ttl_ms=section.ttl,
-        threshold=None if section.threshold is None else section.threshold / PPM,
-        max_error=None if section.max_error is None else section.max_error / PPM,
-        scope=section.scope,
-        strict=section.strict,
-        mode=section.mode,
-        embedder=_embedder(section.embedder),
-        judge=None if section.judge is None else judge(section.judge),
-    )
-
-
-def _embedder(section: EmbedderSection) -> Embeds | Endpoint | None:
-    if section.kind == "endpoint" and section.model is not None:
-        provider, _, model = section.model.partition("/")
-        return Endpoint(provider, model, section.dimensions)
-    return None if section.path is None else local(Path(section.path))
-
-
 def _budget(section: BudgetSection) -> Budget:
     """A soft budget holds the input that is likely, unless it is told otherwise."""
     held = section.input_hold or ("ceiling" if section.hard else "p99.9")
     return Budget(
         name=section.name,
         scope=section.scope,
-        match=_match(section.match),
+        match=section.match.policy(),
         window=section.window,
         zone=section.timezone,
         limit_nanos=section.limit_usd,

@@ -18,6 +18,7 @@ _CODES: dict[RefusalKind, str] = {
     "held": "budget_held",
     "call": "max_cost_exceeded",
     "miss": "cache_miss",
+    "suspended": "suspended",
 }
 _KINDS = {404: "not_found_error", 429: "rate_limit_error", 504: "api_error"}
 

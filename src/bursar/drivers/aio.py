@@ -5,35 +5,22 @@ that nothing can cancel it, and where no loop is left to run a drain what was se
 """
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine
+from contextvars import Context
+from typing import Any
 
 from bursar.drivers import flights
-from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
+from bursar.drivers.attempt import Attempt
+from bursar.drivers.auditor import AsyncAuditor
+from bursar.drivers.life import Answer, AsyncExchange, AsyncUpstream, Life, TransportFailure, never_sent, unheard
+from bursar.drivers.validating import Validators
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Habit, Join, Nearby, Pause, Reserve, Send
+from bursar.effects import Admit, Audit, Effect, Habit, Join, Nearby, Pause, Reserve, Send, Validate
 from bursar.policy import Policy
 from bursar.rules import hangup
-from bursar.stores.receipt import hand_over
-from bursar.types import Call, Headers, Joined, Outcome, Verdict
-
-
-class AsyncExchange(Protocol):
-    """An answer under way: its head, and its body as it comes. chunks() raises TransportFailure."""
-
-    status: int
-    headers: Headers
-
-    def chunks(self) -> AsyncIterator[bytes]: ...
-    async def close(self) -> None: ...
-    def rest(self) -> bytes:
-        """What has arrived and was not read yet: generated, and so owed, though nobody will see it."""
-        ...
-
-
-AsyncUpstream = Callable[[Shipment], Awaitable[AsyncExchange]]
-"""The door's way to the provider; raises TransportFailure where no head comes back."""
+from bursar.rules.route.auditing import Audit as Auditing
+from bursar.stores.receipt import heard
+from bursar.types import Call, Outcome, Plan, Verdict
 
 
 class AsyncDriver:
@@ -44,22 +31,42 @@ class AsyncDriver:
         self.watched: set[_Parked] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.drains = 0
+        self.validators = Validators()
+        self.audits = AsyncAuditor(world, self._aside)
 
-    async def serve(self, call: Call, upstream: AsyncUpstream) -> Answer:
-        """Live the call: an Answer with the verdict, or with a relay in which the life is parked."""
-        run = _Run(self, call, upstream)
-        return await run.drive(run.life.step(None))
+    async def serve(
+        self,
+        call: Call,
+        upstream: AsyncUpstream,
+        policy: Policy | None = None,
+        gone: "asyncio.Future[Any] | None" = None,
+    ) -> Answer:
+        """Live the call: an Answer with the verdict, or with a relay in which the life is parked.
 
-    async def wait(self, effect: Reserve | Pause | Join | Habit | Nearby) -> Any:
+        policy: the driver's own, with another rule for the call's step; None: as it is. gone: done once the caller has
+        left: what is billed in any case is then read to its end, and nothing follows it; all else is given up, with a
+        CancelledError.
+        """
+        run = _Run(self, call, upstream, policy or self.policy)
+        if gone is None:
+            return await run.drive(run.life.step(None))
+        run.task = asyncio.current_task()
+        gone.add_done_callback(run.left)
+        try:
+            return await run.drive(run.life.step(None))
+        finally:
+            gone.remove_done_callback(run.left)
+            run.let_go()
+
+    async def wait(self, effect: Reserve | Admit | Pause | Join | Habit | Nearby | Validate) -> Any:
         """Perform an effect that takes a while, without blocking the loop; the others take none."""
         match effect:
             case Reserve(entry, ask):
                 return await self.world.store.reserve_async(entry, ask)
+            case Admit(call):
+                return await self.world.breakers.admit_async(call)
             case Join(key, call, waits):
-                loop = asyncio.get_running_loop()
-                future: asyncio.Future[Joined] = loop.create_future()
-                receipt = self.world.flights.join(key, call.request_id, waits=waits)
-                receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
+                future = heard(self.world.flights.join(key, call.request_id, waits=waits))
                 while not (await asyncio.wait((future,), timeout=flights.STALL_SECONDS))[0]:
                     if self.world.flights.stalled(key):
                         self.world.flights.leave(call.request_id)
@@ -75,19 +82,38 @@ class AsyncDriver:
                     return None
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(semantics.lookers, semantics.around, question, vector)
+            case Validate():
+                return await self.validators.ask(effect)
             case Pause(ms):
                 return await asyncio.sleep(ms / 1000)
 
-    def background(self, work: Coroutine[Any, Any, None]) -> None:
+    def background(self, work: Coroutine[Any, Any, None], context: Context | None = None) -> None:
         """Run it in a task that nobody awaits and nothing collects before it is done."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    def reads_on(self, attempt: Attempt) -> bool:
+        """Whether an answer is read to its end though its caller has left: it tells the bill, or others wait for it."""
+        wants = hangup.drains(attempt.entry, self.policy) or self.world.flights.awaited(attempt.plan.keep)
+        return wants and self.drains < self.policy.drain.streams
+
+    def audit(self, asked: Audit, upstream: AsyncUpstream, policy: Policy) -> None:
+        """Audit this call, where one is due: behind it, and in no context of its caller's."""
+        self.background(self.audits.live(asked, upstream, policy), Context())
+
+    async def _aside(self, found: Auditing, upstream: AsyncUpstream, policy: Policy) -> Verdict:
+        run = _Run(self, found.call, upstream, policy, found.plan)
+        answer = await run.drive(run.life.step(None))
+        if answer.verdict is None:
+            raise RuntimeError("a side call was to be relayed")
+        return answer.verdict
+
     async def aclose(self, seconds: float = 5.0) -> None:
-        """Wait that long for drains under way; then settle whatever is left by what was seen of it."""
+        """Wait that long for what is under way behind the calls; then settle the rest by what was seen of it."""
         if self.tasks:
             await asyncio.wait(list(self.tasks), timeout=seconds)
+        await self.audits.cut(seconds)
         self.close()
 
     def close(self) -> None:
@@ -99,11 +125,20 @@ class AsyncDriver:
 class _Run:
     """One call under way."""
 
-    __slots__ = ("call", "driver", "life", "upstream")
+    __slots__ = ("call", "driver", "gone", "headed", "life", "limit", "policy", "sending", "task", "upstream")
 
-    def __init__(self, driver: AsyncDriver, call: Call, upstream: AsyncUpstream) -> None:
-        self.driver, self.call, self.upstream = driver, call, upstream
-        self.life = Life(call, driver.policy)
+    def __init__(
+        self, driver: AsyncDriver, call: Call, upstream: AsyncUpstream, policy: Policy, plan: Plan | None = None
+    ) -> None:
+        self.driver, self.call, self.upstream, self.policy = driver, call, upstream, policy
+        self.life = Life(call, policy, plan)
+        self.task: asyncio.Task[Any] | None = None
+        """Whose caller may leave; None: nobody watches for that, or his answer is his own business by now."""
+        self.gone = False
+        self.sending: Attempt | None = None
+        self.headed = False
+        """The head of its answer is there."""
+        self.limit: asyncio.TimerHandle | None = None
 
     async def drive(self, asked: Effect[Any] | Verdict) -> Answer:
         life, driver = self.life, self.driver
@@ -113,9 +148,14 @@ class _Run:
                     sent = await self._send(asked)
                     if isinstance(sent, Answer):
                         return sent
-                    asked = life.step(sent)
-                elif isinstance(asked, Reserve | Pause | Join | Habit | Nearby):
+                    asked = life.step(unheard(sent) if self.gone else sent)
+                    if self.gone:
+                        asked = driver.world.conclude(life, asked, never_sent(self.call, driver.world.clock))
+                elif isinstance(asked, Reserve | Admit | Pause | Join | Habit | Nearby | Validate):
                     asked = life.step(await driver.wait(asked))
+                elif isinstance(asked, Audit):
+                    driver.audit(asked, self.upstream, self.policy)
+                    asked = life.step(None)
                 else:
                     asked = life.step(driver.world.perform(asked))
         except asyncio.CancelledError:
@@ -128,22 +168,47 @@ class _Run:
             raise
         return Answer(asked.entry, asked, standing=asked.standing)
 
+    def left(self, _: object = None) -> None:
+        """The caller is gone. Before there is a head nobody knows what is owed: it is waited for in any case."""
+        if self.task is None:
+            return
+        self.gone, driver = True, self.driver
+        if self.sending is None or (self.headed and not driver.reads_on(self.sending)):
+            self.task.cancel()
+        else:
+            driver.drains += 1
+            self.limit = self.task.get_loop().call_later(driver.policy.drain.seconds, self.task.cancel)
+
+    def let_go(self) -> None:
+        """The call is answered, or over."""
+        self.task = None
+        if self.limit is not None:
+            self.limit.cancel()
+            self.driver.drains -= 1
+
     async def _send(self, send: Send) -> Outcome | Answer:
-        attempt = Attempt(send, self.driver.world)
+        self.sending = attempt = Attempt(send, self.driver.world)
+        self.headed = False
         try:
             exchange = await self.upstream(attempt.shipment())
+            self.headed = True
             if attempt.head(exchange.status, exchange.headers):
                 chunks = exchange.chunks()
                 parked = _Parked(self, attempt, exchange, chunks, await self._early(exchange, chunks))
                 return Answer(
                     send.entry, None, exchange.status, attempt.headers, AsyncRelay(parked), send.hold.standing
                 )
+            if self.gone and self.call.view.stream and not self.driver.reads_on(attempt):
+                await exchange.close()
+                return attempt.hung_up()
             return await _read(attempt, exchange)
         except TransportFailure as failure:
             return attempt.broke(failure)
         except BaseException:
             self.driver.world.conclude(self.life, send, attempt.hung_up)
             raise
+        finally:
+            self.sending = None
 
     async def _early(self, exchange: AsyncExchange, chunks: AsyncIterator[bytes]) -> list[bytes | None]:
         """Where the engine may try again: the first bytes, for until they are here nobody has been answered."""
@@ -157,14 +222,12 @@ class _Run:
 
 
 async def _read(attempt: Attempt, exchange: AsyncExchange) -> Outcome:
-    pieces: list[bytes] = []
     try:
         async for piece in exchange.chunks():
-            attempt.first_byte()
-            pieces.append(piece)
-        return attempt.whole(b"".join(pieces))
+            attempt.take(piece)
+        return attempt.whole()
     except TransportFailure as failure:
-        return attempt.broke(failure, b"".join(pieces))
+        return attempt.broke(failure)
     finally:
         await exchange.close()
 
@@ -217,11 +280,7 @@ class _Parked:
             return False
         self._left = True
         driver = self.run.driver
-        wants = not self.attempt.terminal and (
-            hangup.drains(self.run.call, self.attempt.entry, driver.policy)
-            or driver.world.flights.awaited(self.attempt.plan.keep)
-        )
-        if wants and driver.drains < driver.policy.drain.streams:
+        if not self.attempt.terminal and driver.reads_on(self.attempt):
             driver.drains += 1
             self._counted = True
             self.flights.asked(self.attempt.plan.keep, self.attempt.entry.request_id)

@@ -8,28 +8,16 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
-from bursar.drivers.life import Answer, Attempt, Life, Shipment, TransportFailure, never_sent
+from bursar.drivers.attempt import Attempt
+from bursar.drivers.auditor import Auditor, read
+from bursar.drivers.life import Answer, Exchange, Life, TransportFailure, Upstream, never_sent
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Effect, Join, Reserve, Send
+from bursar.effects import Audit, Effect, Join, Reserve, Send
 from bursar.policy import Drain, Policy
 from bursar.rules import hangup
-from bursar.types import Call, Headers, Outcome, Verdict
-
-
-class Exchange(Protocol):
-    """An answer under way: its head, and its body as it comes. chunks() raises TransportFailure."""
-
-    status: int
-    headers: Headers
-
-    def chunks(self) -> Iterator[bytes]: ...
-    def close(self) -> None: ...
-
-
-Upstream = Callable[[Shipment], Exchange]
-"""The door's way to the provider; raises TransportFailure where no head comes back."""
+from bursar.types import Call, Outcome, Verdict
 
 
 class Driver:
@@ -38,26 +26,38 @@ class Driver:
     def __init__(self, world: StoreWorld, policy: Policy) -> None:
         self.world, self.policy = world, policy
         self.drains = Drains(policy.drain)
+        self.audits = Auditor(world)
 
-    def serve(self, call: Call, upstream: Upstream) -> Answer:
-        """Live the call: an Answer with the verdict, or with a relay in which the life is parked."""
-        run = _Run(self, call, upstream)
+    def serve(self, call: Call, upstream: Upstream, policy: Policy | None = None) -> Answer:
+        """Live the call: an Answer with the verdict, or with a relay in which the life is parked.
+
+        policy: the driver's own, with another rule for the call's step; None: as it is.
+        """
+        run = _Run(self, call, upstream, policy or self.policy)
         return run.drive(run.life.step(None))
 
+    def wait(self, seconds: float) -> None:
+        """Give running drains and audits that long to end."""
+        limit = time.monotonic() + seconds
+        self.drains.wait(seconds)
+        self.audits.wait(max(0.0, limit - time.monotonic()))
+
     def close(self, seconds: float = 5.0) -> None:
-        """Wait that long for drains under way; then settle whatever is left by what was seen of it."""
+        """Wait that long for what is under way behind the calls; then settle the rest by what was seen of it."""
+        limit = time.monotonic() + seconds
         self.drains.close(seconds)
+        self.audits.close(max(0.0, limit - time.monotonic()))
         self.world.close(seconds)
 
 
 class _Run:
     """One call under way."""
 
-    __slots__ = ("call", "driver", "life", "upstream")
+    __slots__ = ("call", "driver", "life", "policy", "upstream")
 
-    def __init__(self, driver: Driver, call: Call, upstream: Upstream) -> None:
-        self.driver, self.call, self.upstream = driver, call, upstream
-        self.life = Life(call, driver.policy)
+    def __init__(self, driver: Driver, call: Call, upstream: Upstream, policy: Policy) -> None:
+        self.driver, self.call, self.upstream, self.policy = driver, call, upstream, policy
+        self.life = Life(call, policy)
 
     def drive(self, asked: Effect[Any] | Verdict) -> Answer:
         world, life = self.driver.world, self.life
@@ -68,6 +68,9 @@ class _Run:
                     if isinstance(sent, Answer):
                         return sent
                     asked = life.step(sent)
+                elif isinstance(asked, Audit):
+                    self.driver.audits.ask(asked, self.upstream, self.policy)
+                    asked = life.step(None)
                 else:
                     asked = life.step(world.perform(asked))
         except BaseException as fault:
@@ -86,7 +89,7 @@ class _Run:
             if attempt.head(exchange.status, exchange.headers):
                 parked = _Parked(self, attempt, exchange, self._chunks(exchange))
                 return Answer(send.entry, None, exchange.status, attempt.headers, Relay(parked), send.hold.standing)
-            return _read(attempt, exchange)
+            return read(attempt, exchange)
         except TransportFailure as failure:
             return attempt.broke(failure)
         except BaseException:
@@ -104,19 +107,6 @@ class _Run:
             exchange.close()
             raise
         return itertools.chain(() if first is None else (first,), chunks)
-
-
-def _read(attempt: Attempt, exchange: Exchange) -> Outcome:
-    pieces: list[bytes] = []
-    try:
-        for piece in exchange.chunks():
-            attempt.first_byte()
-            pieces.append(piece)
-        return attempt.whole(b"".join(pieces))
-    except TransportFailure as failure:
-        return attempt.broke(failure, b"".join(pieces))
-    finally:
-        exchange.close()
 
 
 class _Parked:
@@ -156,8 +146,7 @@ class _Parked:
         run = self.run
         driver = run.driver
         wants = not self.attempt.terminal and (
-            hangup.drains(run.call, self.attempt.entry, driver.policy)
-            or driver.world.flights.awaited(self.attempt.plan.keep)
+            hangup.drains(self.attempt.entry, driver.policy) or driver.world.flights.awaited(self.attempt.plan.keep)
         )
         if not (wants and run.driver.drains.take(self)):
             self.end(self.attempt.hung_up())

@@ -48,7 +48,7 @@ class Outbox(Protocol):
     """Where deliveries are claimed and recorded, shared by all workers."""
 
     def claim(self, target: str, messages: tuple[str, ...], until: Instant) -> tuple[str, ...]:
-        """Those of the messages (Message.key) that are this worker's to send to that target (a hash) until then.
+        """Those of the messages (Message.key) that are this worker's to send to that target (place_of) until then.
 
         Atomic: the rest are another worker's for now, or delivered.
         """
@@ -120,8 +120,10 @@ def _judge(status: int, retry_after: str | None) -> None:
 class Notifier:
     """Sends what `advance` gave to every target. One for a process; safe to use from several tasks."""
 
-    def __init__(self, targets: Sequence[Target], outbox: Outbox, clock: Callable[[], Instant]) -> None:
-        self._targets, self._outbox, self._clock = tuple(targets), outbox, clock
+    def __init__(
+        self, targets: Sequence[Target], outbox: Outbox, clock: Callable[[], Instant], attempts: int = ATTEMPTS
+    ) -> None:
+        self._targets, self._outbox, self._clock, self._attempts = tuple(targets), outbox, clock, attempts
 
     async def send(self, messages: Sequence[Message]) -> tuple[Delivery, ...]:
         """One delivery a target for all of them together; those that another worker has claimed are left out."""
@@ -131,7 +133,7 @@ class Notifier:
         return tuple(one for one in done if one is not None)
 
     async def _deliver(self, target: Target, messages: Sequence[Message]) -> Delivery | None:
-        place = _hash(target.identity)
+        place = place_of(target)
         try:
             until = Instant(self._clock() + CLAIM_SECONDS * 1_000_000)
             ours = await asyncio.to_thread(self._outbox.claim, place, tuple(one.key for one in messages), until)
@@ -158,7 +160,7 @@ class Notifier:
         """(attempts, why the last one failed). Each is signed anew, for a receiver refuses what is old."""
         tried = 0
         try:
-            async for attempt in stamina.retry_context(_again, attempts=ATTEMPTS, timeout=CLAIM_SECONDS / 2):
+            async for attempt in stamina.retry_context(_again, attempts=self._attempts, timeout=CLAIM_SECONDS / 2):
                 with attempt:
                     tried = attempt.num
                     await target.post(delivery, messages, self._clock())
@@ -168,6 +170,11 @@ class Notifier:
             log.exception("a target of alerts raised")
             return tried, type(fault).__name__
         return tried, None
+
+
+def place_of(target: Target) -> str:
+    """What an outbox knows the target by."""
+    return _hash(target.identity)
 
 
 def _again(fault: Exception) -> bool | float:

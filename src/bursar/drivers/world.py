@@ -7,23 +7,52 @@ which keeps order, journals what it cannot write and loses nothing; whoever asks
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from bursar.drivers import flights
+from bursar.drivers import flights, lore
+from bursar.drivers.breakers import Breakers
 from bursar.drivers.flights import Flights
 from bursar.drivers.life import Life, shaped
+from bursar.drivers.lore import Lorekeeper
+from bursar.drivers.passage import crossing
 from bursar.drivers.prompts import Prompts
 from bursar.drivers.semantics import Semantics
-from bursar.effects import Effect, Habit, Join, Keep, Learn, Learned, Nearby, Now, Pause, Recall, Reserve, Send, Settle
+from bursar.effects import (
+    Admit,
+    Audit,
+    Crossing,
+    Draft,
+    Effect,
+    Habit,
+    Join,
+    Keep,
+    Learn,
+    Learned,
+    Lore,
+    Nearby,
+    Now,
+    Observe,
+    Pause,
+    Recall,
+    Reserve,
+    Send,
+    Settle,
+    Validate,
+)
+from bursar.policy.breakers import Breaker
 from bursar.rules.prompt.habits import Habits
 from bursar.rules.prompt.marking import Ground
 from bursar.rules.semantic.choose import Around
 from bursar.stores.base import Store
 from bursar.stores.receipt import Receipt
-from bursar.types import Call, Entry, Hold, Instant, Joined, Kept, Outcome, Verdict
+from bursar.types import Admitted, Call, Entry, Hold, Instant, Joined, Judgement, Kept, Outcome, Plan, Verdict
+from bursar.wire import asking
 
 T = TypeVar("T")
+
+UNHEARD = Judgement(ok=None, reason="its caller had left")
+"""What is said of an answer that is for nobody any more: no stranger's code is run for it."""
 
 
 def wall_clock() -> Instant:
@@ -44,11 +73,14 @@ class StoreWorld:
         settled: Callable[[Entry], None] = _unheard,
         clock: Callable[[], Instant] = wall_clock,
         semantics: Semantics | None = None,
+        breakers: Sequence[Breaker] = (),
     ) -> None:
         """semantics: None where no step asks for a semantic cache."""
         self.store, self.clock, self._settled = store, clock, settled
         self.prompts = Prompts(store)
+        self.lore = Lorekeeper(store, clock)
         self.semantics = semantics
+        self.breakers = Breakers(store, breakers, clock, self._errand)
         self.flights = Flights()
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._errand_boy: threading.Thread | None = None
@@ -60,6 +92,10 @@ class StoreWorld:
     def later(self, errand: Callable[[], None]) -> None:
         """Have a thread do it: for the collector, which may run anywhere, in the middle of anything."""
         self._errands.put(errand)
+
+    def _errand(self, errand: Callable[[], None]) -> None:
+        self.ready()
+        self.later(errand)
 
     def ready(self) -> None:
         """Start that thread; called where a stream begins, since a collector must not start one."""
@@ -88,26 +124,20 @@ class StoreWorld:
                 answer = self.clock()
             case Reserve(entry, ask):
                 answer = self.store.reserve(entry, ask).result()
+            case Admit(call):
+                answer = self.breakers.admit(call)
             case Settle(hold, entry, plan):
-                self.store.settle(hold, entry)
-                if plan is not None and plan.marks is not None:
-                    self.prompts.note(entry, plan)
-                    self.later(self.prompts.catch_up)
-                answer = self._settled(entry)
-            case Recall(key, call):
-                answer = self.recall(key, call)
-            case Join(key, call, waits):
-                answer = self.joined(
-                    call, self._landed(key, self.flights.join(key, call.request_id, waits=waits), call)
-                )
-            case Keep(key, request_id, kept, again):
-                self.keep(key, request_id, kept, again=again)
+                self._settle(hold, entry, plan)
                 answer = None
+            case Recall() | Join() | Keep():
+                answer = self._about_answers(asked)
             case Habit(call, entry):
                 self.ready()
                 answer = self.prompts.look(call, entry)
             case Nearby() | Learn():
                 answer = self._about_meaning(asked)
+            case Lore() | Crossing() | Validate() | Draft() | Observe() | Audit():
+                answer = self._about_tiers(asked)
             case Learned(provider, model):
                 answer = self.store.ratios(provider, model)
             case Pause(ms):
@@ -117,20 +147,38 @@ class StoreWorld:
                 raise TypeError(f"the world cannot perform {effect!r}")
         return cast(T, answer)
 
+    def _settle(self, hold: Hold, entry: Entry, plan: Plan | None, *, sent: bool = True) -> None:
+        self.store.settle(hold, entry)
+        self.breakers.watch(entry, sent=sent)
+        if sent and plan is not None and plan.decision is not None:
+            self.lore.note(entry, plan)
+        if plan is not None and plan.marks is not None:
+            self.prompts.note(entry, plan)
+            self.later(self.prompts.catch_up)
+        self._settled(entry)
+
     def conclude(self, life: Life, asked: Effect[Any] | Verdict, outcome: Callable[[], Outcome]) -> Verdict:
         """Go on with a life whose caller is gone, without waiting for anything: what it would send is not sent.
 
         A Reserve that was on its way counts as granted: the store takes the Settle behind it, gives up with it a
         Reserve that still waits for others' holds, and lets the Settle of a refused one fall.
         """
+        first, sent = asked, True
         while not isinstance(asked, Verdict):
             match asked:
+                case Admit():
+                    answer: Any = Admitted()
                 case Reserve(entry):
-                    answer: Any = Hold(entry.request_id, entry.attempt)
+                    answer = Hold(entry.request_id, entry.attempt)
                 case Send():
-                    answer = outcome()
-                case Pause() | Nearby():
+                    answer, sent = outcome(), asked is first
+                case Settle(hold, entry, plan):
+                    self._settle(hold, entry, plan, sent=sent)
                     answer = None
+                case Pause() | Nearby() | Audit():
+                    answer = None
+                case Validate():
+                    answer = UNHEARD
                 case Habit():
                     answer = Ground(Habits(), Habits(), ())
                 case Join(_, call):
@@ -141,6 +189,17 @@ class StoreWorld:
             asked = life.step(answer)
         return asked
 
+    def _about_answers(self, asked: Recall | Join | Keep) -> Any:
+        match asked:
+            case Recall(key, call):
+                return self.recall(key, call)
+            case Join(key, call, waits):
+                landing = self.flights.join(key, call.request_id, waits=waits)
+                return self.joined(call, self._landed(key, landing, call))
+            case Keep(key, request_id, kept, again):
+                self.keep(key, request_id, kept, again=again)
+                return None
+
     def _about_meaning(self, asked: Nearby | Learn) -> Around | None:
         if self.semantics is None:
             return None
@@ -148,6 +207,22 @@ class StoreWorld:
             return self.semantics.around(asked.question, asked.vector)
         self.semantics.learn(asked.told)
         return None
+
+    def _about_tiers(self, asked: Lore | Crossing | Validate | Draft | Observe | Audit) -> Any:
+        match asked:
+            case Lore():
+                return self.lore.known(asked)
+            case Crossing(call, plan):
+                return crossing(call, plan)
+            case Validate():
+                return lore.validated(asked)
+            case Draft(call, plan, api, judge, said, name):
+                name = f"{call.request_id}-{name}"
+                return asking.judge(call, api, plan.provider, plan.model or "", judge, said, name)
+            case Observe(lesson):
+                return self.lore.observe(lesson)
+            case Audit():  # the driver's, which knows the way to the provider
+                return None
 
     def recall(self, key: bytes, call: Call) -> Kept | None:
         """The kept answer, as the call asks for it."""

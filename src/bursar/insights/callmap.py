@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bursar.insights import rows
+from bursar.insights import rows, why
 from bursar.stores.base import Counters, Run
 from bursar.stores.counters import ZERO, Vector, vector
 from bursar.stores.tally import add
@@ -95,7 +95,8 @@ def _sums(
 
 
 def as_json(run_id: str, total: Run | None, entries: Sequence[Entry]) -> dict[str, Any]:
-    """{"run_id", "total", "calls": [a ledger row, its depth and its offset_ms from the first]}, in order of start."""
+    """{"run_id", "total", "calls": [a ledger row, its depth, its offset_ms from the first, and why it was made so]}, in
+    order of start. why: {"cache", "budget", "route", "prompt_cache", "check"}, each a sentence."""
     depths = {
         (node.item.request_id, node.item.attempt): node.depth - 1
         for node in grow(run_id, entries)
@@ -109,6 +110,7 @@ def as_json(run_id: str, total: Run | None, entries: Sequence[Entry]) -> dict[st
                 **rows.call(entry),
                 "depth": depths[entry.request_id, entry.attempt],
                 "offset_ms": (entry.started_at - entries[0].started_at) // 1000,
+                "why": {reason.topic: reason.full for reason in why.reasons(entry)},
             }
             for entry in entries
         ],

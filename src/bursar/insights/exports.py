@@ -77,6 +77,7 @@ def whole(entry: Entry) -> dict[str, Any]:
     told["terms"] = msgspec.to_builtins(entry.terms)
     told["hold_usd"] = usd(entry.hold_nanos)
     told["input_estimate"], told["output_estimate"] = entry.input_estimate, entry.output_estimate
+    told |= {name: getattr(entry, name) for name in rows.TOLD}
     for name in BYTES:
         value = getattr(entry, name)
         told[name] = None if value is None else base64.b64encode(value).decode()
@@ -155,10 +156,11 @@ _ENCODERS: dict[Format, Callable[[], Encoder]] = {"jsonl": _jsonl, "csv": _csv, 
 
 
 def _flat(entry: Entry, time: Callable[[Instant], Any] = rows.iso) -> dict[str, Any]:
-    """The contract's columns, each a single value: tags as JSON text."""
+    """The contract's columns, each a single value: what is JSON as its text."""
     told = rows.call(entry)
     told["tags"] = msgspec.json.encode(told["tags"]).decode()
     told["started_at"] = time(entry.started_at)
+    told |= {name: getattr(entry, name) for name in rows.TOLD}
     return told
 
 

@@ -1,4 +1,5 @@
-"""The four metrics of a period and one table beside them: cost per run, cost per user, hit rate, models by tier.
+"""The four metrics of a period and one table beside them: cost per run, cost per user, hit rate, models by tier; and
+what routes gave, where there are any.
 
 Pure but for its questions to the store, which rollups answer: it costs the same on ten calls and on ten million. What
 is not known is None, and how often it was not known is counted beside every sum. A question that no rollup can answer
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bursar.insights import hits, rows
+from bursar.insights import hits, routes, rows
 from bursar.policy import StepRule
 from bursar.stores.base import By, Counters, Filters, Line, Metrics, RunCosts, Store
 from bursar.stores.counters import BUCKET_US
@@ -23,6 +24,8 @@ LOW_HIT_RATE = 0.2
 """Below this share of calls answered from a cache the report says so."""
 TOP_HEAVY = 0.8
 """From this share of calls or dollars at the top tier on the report says so."""
+WELL_ROUTED = (0.6, 0.8)
+"""The share of calls at the cheapest tier that work of mixed difficulty comes to where it is routed well."""
 _NAMED = 3
 
 
@@ -31,6 +34,8 @@ class Remark(msgspec.Struct, frozen=True):
 
     id: str
     text: str
+    good: bool = False
+    """It is as it should be."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +57,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Every agent's own rows: what its nested runs spent is their agents'."""
     lines: tuple[Line, ...]
     hits: hits.Hits
+    routes: routes.Routes | None
+    """None: nothing is routed or judged."""
     remarks: tuple[Remark, ...]
 
 
@@ -76,6 +83,8 @@ def build(
     few = metrics.hit_rate is not None and metrics.hit_rate < LOW_HIT_RATE
     found = hits.build(store, since, until, tenant, pools, hits=metrics.total.hits > 0, few=few)
     rank = {name: place for place, name in enumerate(tiers)}
+    by_tier = sorted(metrics.tiers, key=lambda line: rank.get(line.key or "", len(rank)))
+    routed = routes.build(store, since, until, tenant, by_tier, steps)
     return Report(
         by=by,
         since=None if since is None else Instant(since - since % BUCKET_US),
@@ -85,11 +94,12 @@ def build(
         agent=agent,
         total=metrics.total,
         metrics=metrics,
-        tiers=tuple(sorted(metrics.tiers, key=lambda line: rank.get(line.key or "", len(rank)))),
+        tiers=tuple(by_tier),
         agents={line.key: line.counts for line in agents},
         lines=tuple(lines),
         hits=found,
-        remarks=tuple(_remarks(metrics, tiers[-1] if tiers else None, hits.reason(found, metrics.total, steps))),
+        routes=routed,
+        remarks=tuple(_remarks(metrics, tiers, hits.reason(found, metrics.total, steps), routed)),
     )
 
 
@@ -101,9 +111,13 @@ def share(part: int, whole: int) -> float | None:
 # --- what the numbers say
 
 
-def _remarks(metrics: Metrics, top: str | None, why: str | None) -> list[Remark]:
-    total = metrics.total
-    found = [_hits(metrics, why), _top_heavy(metrics, top), *_unknowns(metrics)]
+def _remarks(
+    metrics: Metrics, tiers: Sequence[str], why: str | None, routed: routes.Routes | None
+) -> list[Remark]:  # fmt: skip
+    total, top = metrics.total, tiers[-1] if tiers else None
+    told = [] if routed is None else [Remark("dear_chain", f"{text}.") for text in routed.dear]
+    told += [] if routed is None else [Remark("lax_check", f"{text}.") for text in routed.lax]
+    found = [_hits(metrics, why), _top_heavy(metrics, top), _well_routed(metrics, tiers), *told, *_unknowns(metrics)]
     return [remark for remark in found if remark is not None] if total.attempts or total.calls else []
 
 
@@ -125,6 +139,15 @@ def _top_heavy(metrics: Metrics, top: str | None) -> Remark | None:
         cure = "no tier is configured ([tiers]), so it cannot be told whether a cheaper one would do"
         return _heavy(model.counts, total, "one_model", f"one model, {model.key or '(none)'}", cure)
     return None
+
+
+def _well_routed(metrics: Metrics, tiers: Sequence[str]) -> Remark | None:
+    small = next((line.counts for line in metrics.tiers if tiers and line.key == tiers[0]), Counters())
+    part, (low, high) = share(small.calls, metrics.total.calls), WELL_ROUTED
+    if len(tiers) < 2 or part is None or not low <= part <= high:
+        return None
+    told = f"{part:.0%} of the calls begin at the cheapest tier, {tiers[0]}"
+    return Remark("well_routed", f"{told}: between {low:.0%} and {high:.0%} is what good routes come to.", good=True)
 
 
 def _heavy(told: Counters, total: Counters, name: str, what: str, then: str) -> Remark | None:
@@ -167,7 +190,8 @@ def as_json(report: Report) -> dict[str, Any]:
     "cost_usd", "mean_usd", "p50_usd", "p90_usd", "p99_usd", "by_agent"}, "cost_per_user": {"users", "mean_usd", "top"},
     "cache_hit_rate": {"rate", "hits", "calls", "saved_usd", "saved_share", "by_cache", "by_step", "semantic",
     "provider_rate", "cached_tokens", "input_tokens"},
-    "model_distribution": {"tiers", "models"}}, "by", "agent", "rows", "remarks": [{"id", "text"}]}
+    "model_distribution": {"tiers", "models"}}, "routes": null or {"steps"}, "by", "agent", "rows",
+    "remarks": [{"id", "text"}]}
 
     Rows and totals have the ledger's column names (calls, attempts, input_tokens, cost_usd, unpriced, estimated, ...);
     tiers and models their call_share and cost_share beside them. Quantiles are exact to about 6 %. Shares are of known
@@ -201,6 +225,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "models": [_shared("model", line, total) for line in metrics.models],
             },
         },
+        "routes": routes.as_json(report.routes),
         "by": report.by,
         "agent": report.agent,
         "rows": [rows.line(report.by, line) for line in report.lines],

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from bursar.money import format_usd
 from bursar.rules import grant
 from bursar.stores.base import BudgetLine, Counters, Key, Line, Run, Toucher
@@ -17,6 +19,9 @@ _TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens
 _HIDDEN = frozenset(
     ("blocks", "request", "response", "terms", "hold_nanos", "charges", "input_estimate", "output_estimate")
 )
+
+TOLD = ("verdict", "decision", "marks")
+"""Columns of JSON texts of our own."""
 
 
 def iso(at: Instant | int) -> str:
@@ -30,7 +35,10 @@ def usd(nanos: int | None) -> str | None:
 
 
 def call(entry: Entry) -> dict[str, Any]:
-    """One row of the ledger, in the contract's columns. Digests and captured bodies are left out."""
+    """One row of the ledger, in the contract's columns. Digests and captured bodies are left out.
+
+    What was judged and decided is told as it is kept, JSON.
+    """
     row: dict[str, Any] = {}
     for name in entry.__struct_fields__:
         value = getattr(entry, name)
@@ -38,6 +46,8 @@ def call(entry: Entry) -> dict[str, Any]:
             continue
         if name == "tags":
             row[name] = dict(value)
+        elif name in TOLD:
+            row[name] = None if value is None else msgspec.json.decode(value)
         elif name == "started_at":
             row[name] = iso(value)
         elif name.endswith("_nanos"):

@@ -60,12 +60,13 @@ def opening(call: Call, plan: Plan, attempt: int, at: Instant, policy: Policy) -
         tags=tags.tags,
         key_id=tags.key_id,
         started_at=at,
-        api=call.api,
+        api=plan.api or call.api,
         provider=plan.provider,
         requested_model=plan.requested_model,
         model=plan.model,
         tier=plan.tier,
         route_reason=plan.reason,
+        decision=plan.decision,
         stream=view.stream,
         cache="miss" if plan.looked else "bypass",
         hold_nanos=_hold(call, plan, tokens, at, policy),
@@ -123,6 +124,13 @@ def granted(entry: Entry, hold: Hold) -> Entry:
     )
 
 
+def hinted(entry: Entry, plan: Plan) -> Entry:
+    """The row with what its body has got for the provider's prompt cache."""
+    if plan.marks is None:
+        return entry
+    return msgspec.structs.replace(entry, marks=msgspec.json.encode(plan.marks).decode())
+
+
 def charged(entry: Entry, charge: Charge) -> tuple[int, int]:
     """What a closed row adds to one counter it holds of: nano-dollars and tokens; what is unknown counts as held."""
     if entry.status == "refused":
@@ -145,6 +153,11 @@ def unpriced(entry: Entry, policy: Policy) -> Refused | None:
         return Refused("the body names no model, so its price is unknown, and unknown_price is 'refuse'")
     card = policy.prices.card(entry.provider, entry.model, entry.terms, entry.started_at)
     return Refused(f"{card.why} (unknown_price is 'refuse')") if isinstance(card, Unpriced) else None
+
+
+def together(one: int | None, other: int | None) -> int | None:
+    """The sum; not known where one of them is not."""
+    return None if one is None or other is None else one + other
 
 
 def refusal(entry: Entry, refused: Refused, policy: Policy) -> Entry:

@@ -13,7 +13,8 @@ import msgspec
 
 from bursar.money import format_usd
 from bursar.policy import Budget, Card, Match, Policy, StepRule, Unpriced
-from bursar.rules import book, estimate, price, route
+from bursar.rules import book, estimate, price
+from bursar.rules.breaker import telling
 from bursar.types import (
     Ask,
     Call,
@@ -23,6 +24,7 @@ from bursar.types import (
     Hold,
     Kin,
     Plan,
+    Purpose,
     Ratios,
     Refused,
     Scope,
@@ -34,7 +36,7 @@ from bursar.types import (
 NONE = "(none)"
 FINAL_STEP = "final"
 _NOTE_BYTES = 256
-"""What the note of tell_model may add to the input, in tokens."""
+"""What a note at the end of the prompt may add to the input beside a hint's own text, in tokens."""
 _UNBOUNDED = 1 << 40
 """Tokens that no budget covers: for input that nothing bounds, under a run whose limits only the store knows."""
 _LIKELY = 1.5
@@ -50,13 +52,20 @@ class Rung(NamedTuple):
     """Taken only where the budget that is used up says on_exhausted = "downgrade"."""
 
 
-def rungs(call: Call, plans: tuple[Plan, ...], policy: Policy) -> tuple[Rung, ...]:
-    """The plans as they are; under a budget that downgrades: whole answers first, by cheaper plans if need be."""
-    ends = [budget.on_exhausted for budget in policy.budgets]
-    ends += [kin.cap.on_exhausted for kin in call.tags.line if kin.cap is not None]
-    if "downgrade" not in ends:
+def downgrades(call: Call, policy: Policy) -> bool:
+    """A budget over this call may send it to a cheaper tier."""
+    return any(budget.on_exhausted == "downgrade" for budget in policy.budgets) or any(
+        kin.cap is not None and kin.cap.on_exhausted == "downgrade" for kin in call.tags.line
+    )
+
+
+def rungs(plans: tuple[Plan, ...], below: tuple[Plan, ...] | None) -> tuple[Rung, ...]:
+    """The plans as they are; under a budget that downgrades: whole answers first, by cheaper plans if need be.
+
+    below: those, the nearest first; None: no budget downgrades.
+    """
+    if below is None:
         return (Rung(plans, clamp=True),)
-    below = route.cheaper(call, plans, policy)
     return (Rung(plans, clamp=False), Rung(below, clamp=False, cheaper=True), Rung(below[-1:] or plans, clamp=True))
 
 
@@ -71,10 +80,17 @@ def skips(rung: Rung, verdict: Verdict) -> bool:
     return rung.cheaper and not (isinstance(outcome, Refused) and outcome.on_exhausted == "downgrade")
 
 
-def claims(tags: Tags, step: str | None, policy: Policy) -> tuple[Claim, ...]:
-    """Every counter that a call with these tags is charged to."""
-    own = [_claim(b, _key(b.scope, tags, step), tags.tenant) for b in policy.budgets
-           if b.scope != "run" and _matches(b.match, tags, step)]  # fmt: skip
+def claims(tags: Tags, step: str | None, policy: Policy, purpose: Purpose = "call") -> tuple[Claim, ...]:
+    """Every counter that a call with these tags is charged to.
+
+    What Bursar asks in the background for its own ends (an audit, a refresh) is nobody's run, session or user: only
+    what limits a whole tenant, or all of them, limits it.
+    """
+    if purpose in ("audit", "refresh"):
+        return tuple(_claim(b, subject(b.scope, tags, step), tags.tenant) for b in policy.budgets
+                     if b.scope in ("tenant", "global") and matches(b.match, tags, step))  # fmt: skip
+    own = [_claim(b, subject(b.scope, tags, step), tags.tenant) for b in policy.budgets
+           if b.scope != "run" and matches(b.match, tags, step)]  # fmt: skip
     return (*own, *_run_claims(tags, step, policy.budgets))
 
 
@@ -83,15 +99,20 @@ def _run_claims(tags: Tags, step: str | None, budgets: Sequence[Budget]) -> Iter
     scoped = [b for b in budgets if b.scope == "run"]
     line = tags.line or (Kin(tags.run_id or NONE, tags.agent_id, tags.user_tier, tags.tags),)
     for depth, kin in enumerate(line):
-        theirs = tags if depth == 0 else msgspec.structs.replace(
-            tags, run_id=kin.run_id, agent_id=kin.agent_id, user_tier=kin.user_tier, tags=kin.tags
-        )  # fmt: skip
-        key = _key("run", theirs, None)
+        theirs = tags if depth == 0 else labelled(tags, kin)
+        key = subject("run", theirs, None)
         for budget in scoped:
-            if _matches(budget.match, theirs, step if depth == 0 else None):
+            if matches(budget.match, theirs, step if depth == 0 else None):
                 yield _claim(budget, key, tags.tenant)
         if kin.cap is not None:
             yield _capped(kin.cap, kin, tags)
+
+
+def labelled(tags: Tags, kin: Kin) -> Tags:
+    """The tags of a call of that run."""
+    return msgspec.structs.replace(
+        tags, run_id=kin.run_id, agent_id=kin.agent_id, user_tier=kin.user_tier, tags=kin.tags
+    )
 
 
 def _claim(budget: Budget, key: str, tenant: str) -> Claim:
@@ -134,7 +155,7 @@ def trusts(tags: Tags, claim: str) -> bool:
     return tags.trusted is None or claim in tags.trusted
 
 
-def _key(scope: Scope, tags: Tags, step: str | None) -> str:
+def subject(scope: Scope, tags: Tags, step: str | None) -> str:
     """Whose counter: the label, "(none)" where it is missing, the key's own id where it may not be stated."""
     if scope == "global":
         return "(all)"
@@ -151,7 +172,7 @@ def identity(kind: str, tags: Tags, step: str | None = None) -> str:
     return told[kind] or NONE
 
 
-def _matches(match: Match, tags: Tags, step: str | None) -> bool:
+def matches(match: Match, tags: Tags, step: str | None) -> bool:
     """All that the rule asks for is there. A label that the key may not state counts as missing."""
     told = (
         (match.agent, tags.agent_id, "agent"),
@@ -165,9 +186,9 @@ def _matches(match: Match, tags: Tags, step: str | None) -> bool:
     return all(fnmatchcase(labels.get(name) or NONE, wanted) for name, wanted in match.tags)
 
 
-def rule_of(tags: Tags, step: str | None, policy: Policy) -> StepRule | None:
+def rule_of(call: Call, policy: Policy) -> StepRule | None:
     """The first [[steps]] rule that matches."""
-    return next((rule for rule in policy.steps if _matches(rule.match, tags, step)), None)
+    return next((rule for rule in policy.steps if matches(rule.match, call.tags, call.tags.step)), None)
 
 
 def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: Ratios, policy: Policy) -> Ask | Refused:
@@ -177,8 +198,8 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
     allowed. learned: for claims with learned_input.
     """
     tags, view = call.tags, call.view
-    wants = claims(tags, tags.step, policy)
-    rule = rule_of(tags, tags.step, policy)
+    wants = (*claims(tags, tags.step, policy, call.purpose), *call.ceilings)
+    rule = rule_of(call, policy)
     limit = None if rule is None else rule.max_output_tokens
     guard = call.max_cost_nanos
     climb = _climb(tags, policy)
@@ -188,7 +209,7 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
     card = _card(plan, entry, policy, in_dollars)
     if isinstance(card, Unpriced):
         return Refused(card.why)
-    tokens = _input_ceiling(call, card, policy)
+    tokens = _input_ceiling(call, plan, card, policy)
     if tokens is None and (wants or guard is not None):
         return _unbounded(wants)
     ceiling = _UNBOUNDED if tokens is None else tokens
@@ -259,9 +280,11 @@ def _card(plan: Plan, entry: Entry, policy: Policy, in_dollars: bool) -> Card | 
     return dearest
 
 
-def _input_ceiling(call: Call, card: Card | None, policy: Policy) -> int | None:
+def _input_ceiling(call: Call, plan: Plan, card: Card | None, policy: Policy) -> int | None:
     """The most input tokens there can be; None: nothing bounds them."""
-    carried = estimate.input_ceiling(call.body, call.api)
+    carried = max(estimate.input_ceiling(call.body, api) for api in (call.api, plan.api or call.api))
+    if plan.hint is not None:
+        carried += len(plan.hint.encode()) + _NOTE_BYTES
     if any(budget.tell_model for budget in policy.budgets):
         carried += _NOTE_BYTES
     if not call.view.opaque_input:
@@ -303,6 +326,19 @@ def _note(hold: Hold, policy: Policy) -> str | None:
     return f"Budget left for this {told.scope} after this answer: {' and '.join(left)}.{end}"
 
 
+def following(before: Verdict, attempts: int | None = None) -> Verdict:
+    """What the next attempt of a call, or a side call of it, begins with: what was spent so far counts."""
+    return Verdict(
+        Refused("no plan was left to try"), None, before.attempts if attempts is None else attempts,
+        before.spent_nanos, cost_nanos=before.cost_nanos,
+    )  # fmt: skip
+
+
+def uncrossed(before: Verdict, entry: Entry, why: str) -> Verdict:
+    """A plan whose provider's format cannot carry the call: nothing was asked of anybody."""
+    return msgspec.structs.replace(following(before), outcome=Refused(why, unroutable=True), entry=entry)
+
+
 def after(standing: Standing | None, entry: Entry) -> Standing | None:
     """Where the tightest budget stands once the row is closed: what it held and did not cost is there again."""
     if standing is None:
@@ -328,12 +364,20 @@ def _less(amount: int | None, taken: int) -> int | None:
 
 
 def concluded(call: Call, refused: Refused, policy: Policy) -> Refused:
-    """A used-up budget's last word: a text for a graceful partial answer where one is wanted and would be valid."""
-    if refused.kind != "exhausted" or refused.on_exhausted == "refuse" or not (call.view.prose and call.view.readable):
+    """A used-up budget's last word, or a breaker's: a text for a graceful answer where one is wanted and valid."""
+    refused = telling.reached(refused, policy.breakers, call.received)
+    graceful = refused.kind in ("exhausted", "suspended") and refused.on_exhausted != "refuse"
+    if not (graceful and call.view.prose and call.view.readable):
         return refused
+    return msgspec.structs.replace(refused, answer=_filled(_template(refused, policy), refused))
+
+
+def _template(refused: Refused, policy: Policy) -> str:
+    if refused.kind == "suspended":
+        rule = telling.named(refused, policy.breakers)
+        return (None if rule is None else rule.text) or telling.SUSPEND_TEXT
     budget = next((b for b in policy.budgets if b.name == refused.budget), None)
-    template = budget.finish_text if budget is not None and budget.finish_text is not None else policy.finish_text
-    return msgspec.structs.replace(refused, answer=_filled(template, refused))
+    return budget.finish_text if budget is not None and budget.finish_text is not None else policy.finish_text
 
 
 def _filled(template: str, refused: Refused) -> str:

@@ -8,10 +8,10 @@ filtered by this table: the provider answers for it.
 import fnmatch
 import re
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
 
 import msgspec
 
+from bursar.policy.steps import Capability, Feature, Modality
 from bursar.rules.listing import find, plain_name
 from bursar.rules.price_table import MAX_OUTPUT
 
@@ -21,21 +21,6 @@ VERSION = "2026-11-28"
 MODELS_DEV = "models.dev, by langchain-openai 1.7.4; https://developers.openai.com/api/docs/models"
 ANTHROPIC = "https://platform.claude.com/docs/en/about-claude/models; model profiles of pydantic-ai 2.68.0"
 GOOGLE = "https://ai.google.dev/gemini-api/docs/models; model profiles of pydantic-ai 2.68.0"
-
-Modality: TypeAlias = Literal["text", "image", "file", "audio", "video"]
-Feature: TypeAlias = Literal["tools", "forced_tool", "structured", "sampling"]
-"""tools: function calls. forced_tool: a tool_choice that forces one. structured: a JSON Schema that the provider
-enforces. sampling: temperature, top_p and top_k other than the default."""
-
-
-class Capability(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one model; None is unknown. Also what a user writes under [capabilities."provider/model"]."""
-
-    context_tokens: int | None = None
-    """Input and output together."""
-    max_output_tokens: int | None = None
-    inputs: frozenset[Modality] | None = None
-    features: frozenset[Feature] | None = None
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,7 +200,8 @@ def _grant(ask: Ask, counters: Sequence[Counter], limit: int, need: int, final: 
         cost, tokens = _input(ask, claim)
         nanos = _nanos(ask, cost, limit if known else 0) or 0
         tokens += limit * ask.choices if known else 0
-        charges.append(Charge(claim.budget, claim.scope, claim.key, claim.tenant, counter.start, nanos, tokens))
+        left = round(_left(counter, nanos, tokens) * PPM)
+        charges.append(Charge(claim.budget, claim.scope, claim.key, claim.tenant, counter.start, nanos, tokens, left))
         if final and counter.final and claim.finish_reserve:
             from_reserve |= limit > _room(ask, counter, False).free
     sent = limit if known and limit != ask.stated else None
@@ -220,19 +221,18 @@ def standing(counters: Sequence[Counter], charges: Sequence[Charge], *, short: b
     """The counter with the smallest share left, after these charges; None without any."""
     if not counters:
         return None
-    tightest = min(zip(counters, charges, strict=True), key=_left)
+    tightest = min(zip(counters, charges, strict=True), key=lambda pair: _left(pair[0], pair[1].nanos, pair[1].tokens))
     return _standing(*tightest, short)
 
 
-def _left(pair: tuple[Counter, Charge]) -> float:
-    """The share of its limit that a counter has left after a charge, of the side that has less."""
-    (counter, charge), share = pair, 1.0
-    claim, balance = counter.claim, counter.balance
+def _left(counter: Counter, nanos: int, tokens: int) -> float:
+    """The share of its limit that a counter has left after so much more, of the side that has less."""
+    claim, balance, share = counter.claim, counter.balance, 1.0
     if claim.limit_nanos is not None:
-        left = claim.limit_nanos - balance.settled_nanos - balance.held_nanos - charge.nanos
+        left = claim.limit_nanos - balance.settled_nanos - balance.held_nanos - nanos
         share = left / claim.limit_nanos if claim.limit_nanos else 0.0
     if claim.limit_tokens is not None:
-        left = claim.limit_tokens - balance.settled_tokens - balance.held_tokens - charge.tokens
+        left = claim.limit_tokens - balance.settled_tokens - balance.held_tokens - tokens
         share = min(share, left / claim.limit_tokens if claim.limit_tokens else 0.0)
     return share
 

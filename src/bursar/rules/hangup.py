@@ -6,13 +6,13 @@ the truth (wire.md section 1.8).
 """
 
 from bursar.policy import Policy
-from bursar.types import Call, Entry
+from bursar.types import Entry
 
 
-def drains(call: Call, entry: Entry, policy: Policy) -> bool:
+def drains(entry: Entry, policy: Policy) -> bool:
     """True: read the rest in the background, for its usage; False: cancel, and book what was seen."""
     if policy.on_disconnect != "auto":
         return policy.on_disconnect == "drain"
-    if call.api == "messages":
+    if entry.api == "messages":
         return False
     return entry.hold_nanos is None or entry.hold_nanos <= policy.drain.max_cost_nanos

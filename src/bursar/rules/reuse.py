@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from bursar.policy import Policy, ResponseCache
+from bursar.policy import Check, Policy, ResponseCache, StepRule
 from bursar.rules import budget, retry
 from bursar.types import (
     Abandoned,
@@ -80,9 +80,9 @@ _SOON_MS = 3_600_000
 """An answer about the present is kept for this long at most."""
 
 
-def wanted(call: Call, plans: tuple[Plan, ...], policy: Policy) -> Reuse | None:
+def wanted(call: Call, plan: Plan, policy: Policy) -> Reuse | None:
     """None: this step keeps no answers, the caller wants none, or the body does not say all that shapes the answer."""
-    rule = budget.rule_of(call.tags, call.tags.step, policy)
+    rule = budget.rule_of(call, policy)
     cache = None if rule is None else rule.response_cache
     view = call.view
     if cache is None or call.cache == "off" or view.opaque_input or view.background or call.api == "other":
@@ -90,7 +90,7 @@ def wanted(call: Call, plans: tuple[Plan, ...], policy: Policy) -> Reuse | None:
     last = next((block.raw for block in reversed(view.blocks) if block.kind == "message"), b"")
     if cache.ttl_ms > _SOON_MS and is_timely(last.decode("utf-8", "replace")):
         return None
-    digest = key(call, plans[0], scope(call.tags, cache), policy.cache_key)
+    digest = key(call, plan, scope(call.tags, cache) + _checked(rule), policy.cache_key)
     if digest is None:
         return None
     return Reuse(digest, cache, reads=call.cache != "refresh", writes=call.cache != "only" and not call.no_store)
@@ -107,6 +107,14 @@ def scope(tags: Tags, cache: ResponseCache) -> str:
             return f"{kind}:{tags.tenant}:{budget.identity(kind, tags)}"
 
 
+def _checked(rule: StepRule | None) -> str:
+    """A step that chooses its models, or judges their answers, finds only answers that came about in the same way."""
+    if rule is None or not (rule.tier or rule.cascade or rule.validators):
+        return ""
+    judges = [one.name if isinstance(one, Check) else repr(one) for one in rule.validators]
+    return f"|{rule.tier}|{rule.cascade}|{judges}"
+
+
 def keeping(plans: tuple[Plan, ...], reuse: Reuse | None) -> tuple[Plan, ...]:
     """The plans after a look-up in vain, told to gather what may be kept."""
     if reuse is None:
@@ -120,7 +128,7 @@ def kept(reuse: Reuse, verdict: Verdict) -> Kept | None:
     outcome, entry = verdict.outcome, verdict.entry
     if not isinstance(outcome, Completed | Abandoned) or entry is None or outcome.keepable is None:
         return None
-    if verdict.lowered:
+    if verdict.lowered or verdict.flagged:
         return None
     at = outcome.timing.ended
     fresh = expiry(reuse.key, reuse.rule.ttl_ms, at)

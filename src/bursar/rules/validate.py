@@ -14,53 +14,24 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from bursar.policy import Consistency, JudgePrompt, Margin
+from bursar.types import Answer, Completed, Judgement, Outcome, Refused
+
 _SHOWN = 3
 _SHORT = 300
 _LOOP = 3
 """The same tool call so often in one answer is a loop."""
 
-_CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded", "incomplete"})
+CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded", "incomplete"})
 _BLOCKED = frozenset({"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii"})
 _FENCE = re.compile(r"\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 
 
-class ToolCall(msgspec.Struct, frozen=True):
-    """A function that the model asks for: its name and its arguments as JSON text."""
-
-    name: str
-    arguments: str
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a validator sees of an answer, whatever wire format it came in."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    """As the provider said it, in lower case."""
-    refusal: str | None = None
-    """The model's refusal, where the format has a place of its own for it."""
-    tool_calls: tuple[ToolCall, ...] = ()
-
-
-class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a validator said of one answer. ok None: it does not know."""
-
-    ok: bool | None
-    score: float | None = None
-    """0 to 1, where there is one."""
-    reason: str = ""
-    repairable: bool = False
-    """The same model may mend it if it is told what was wrong."""
-    retry_hint: str | None = None
-    """What to tell it."""
-    cost_nanos: int | None = 0
-    """What judging cost; None: unknown."""
-
-
-Validator: TypeAlias = Callable[[Answer], "Judgement | bool | float | None"]
+Validator: TypeAlias = Callable[[Answer], Judgement | bool | float | None]
 Action: TypeAlias = Literal["accept", "repair", "escalate", "accept_with_flag"]
 
 PASS = Judgement(ok=True)
+ACCEPTED = Judgement(ok=None, reason="the last tier is accepted as it answers: no judge was asked")
 
 
 def said(returned: object, minimum: float = 0.5) -> Judgement:
@@ -96,11 +67,11 @@ def sound(answer: Answer) -> Judgement:
     finish = (answer.finish_reason or "").lower()
     if finish in _BLOCKED or answer.refusal:
         return Judgement(ok=False, reason=f"refused: {answer.refusal or finish}"[:_SHORT])
-    if finish in _CUT:
+    if finish in CUT:
         return Judgement(ok=False, reason=f"cut off: {finish}")
     if not answer.text.strip() and not answer.tool_calls:
         return Judgement(ok=False, reason="empty answer")
-    calls = [(call.name, _canonical(call.arguments)) for call in answer.tool_calls]
+    calls = [(call.name, canonical(call.arguments)) for call in answer.tool_calls]
     if (looping := next((call for call in calls if calls.count(call) >= _LOOP), None)) is not None:
         return Judgement(ok=False, reason=f"the same call of {looping[0]} {calls.count(looping)} times")
     return PASS
@@ -115,6 +86,8 @@ def labels(allowed: Collection[str], *, ignore_case: bool = True) -> Validator:
     listed = ", ".join(allowed)
 
     def check(answer: Answer) -> Judgement:
+        if calls_only(answer):
+            return PASS
         word = answer.text.strip()
         if fold(word) in known or fold(word.strip("\"'`.* \n")) in known:
             return PASS
@@ -131,7 +104,7 @@ def pattern(regex: str, flags: int = 0) -> Validator:
         raise ValueError(f"{regex!r} is not a regular expression: {error}") from None
 
     def check(answer: Answer) -> Judgement:
-        if compiled.search(answer.text):
+        if calls_only(answer) or compiled.search(answer.text):
             return PASS
         return _fault(f"no match of {regex!r}", f"The answer must match the regular expression {regex}")
 
@@ -149,14 +122,18 @@ def json_schema(schema: Mapping[str, Any] | bool) -> Validator:
     from referencing import Registry  # noqa: PLC0415
     from referencing.exceptions import Unresolvable  # noqa: PLC0415
 
-    kind = validator_for(schema, default=Draft202012Validator)
     try:
+        kind = validator_for(schema, default=Draft202012Validator)
         kind.check_schema(schema)
+    except TypeError as error:
+        raise ValueError(f"not a JSON Schema: $schema is no text ({error})"[:_SHORT]) from None
     except SchemaError as error:
         raise ValueError(f"not a JSON Schema, at {error.json_path}: {error.message}"[:_SHORT]) from None
     validator = kind(schema, registry=Registry())
 
     def check(answer: Answer) -> Judgement:
+        if calls_only(answer):
+            return PASS
         try:
             value = parsed(answer.text)
         except ValueError as error:
@@ -211,8 +188,32 @@ def agreement(text: str, samples: Sequence[str], minimum: float, *, cost_nanos: 
     """Self-consistency: the share of further samples that say the same, white space, case and JSON order aside."""
     if not samples:
         return Judgement(ok=None, reason="no samples to compare with", cost_nanos=cost_nanos)
-    mine = _canonical(text)
-    return scored(sum(_canonical(other) == mine for other in samples) / len(samples), minimum, cost_nanos=cost_nanos)
+    mine = canonical(text)
+    return scored(sum(canonical(other) == mine for other in samples) / len(samples), minimum, cost_nanos=cost_nanos)
+
+
+def scored_by(outcome: Outcome | Refused | None, minimum: float) -> Judgement:
+    """What came of a judge's call; None: it could not be made. Its cost stands on its own row."""
+    match outcome:
+        case Completed(answer=Answer() as answer):
+            return judged(answer.text, minimum)
+        case Refused():
+            return Judgement(ok=None, reason=f"the judge was not asked: {outcome.reason}"[:_SHORT])
+        case None:
+            return Judgement(ok=None, reason="the judge cannot be reached: its provider has no key here")
+    return Judgement(ok=None, reason="the judge did not answer")
+
+
+def weighed(answer: Answer, by: JudgePrompt | Consistency | Margin, outcomes: Sequence[Outcome | Refused]) -> Judgement:
+    """What a judge, an answer's own odds, or further samples of it say. outcomes: of the calls made for it."""
+    if isinstance(by, JudgePrompt):
+        return scored_by(next(iter(outcomes), None), by.minimum)
+    if isinstance(by, Margin):
+        if answer.likeliest is None:
+            return Judgement(ok=None, reason="the answer tells no log-probabilities")
+        return margin(*answer.likeliest, by.minimum)
+    told = [one.answer.text for one in outcomes if isinstance(one, Completed) and one.answer is not None]
+    return agreement(answer.text, told, by.minimum)
 
 
 def margin(first: float, second: float | None, minimum: float) -> Judgement:
@@ -256,11 +257,16 @@ def action(judgement: Judgement, *, repairs: int, dearer: bool) -> Action:
     return "escalate" if dearer else "accept_with_flag"
 
 
+def calls_only(answer: Answer) -> bool:
+    """A turn of an agent that asks for tools alone: what its last answer has to look like does not bind it."""
+    return bool(answer.tool_calls) and not answer.text.strip()
+
+
 def _fault(reason: str, hint: str | None = None) -> Judgement:
     return Judgement(ok=False, reason=reason, repairable=True, retry_hint=hint or reason)
 
 
-def _canonical(text: str) -> str:
+def canonical(text: str) -> str:
     """Equal for texts that say the same: JSON by value, prose by its words."""
     try:
         value = parsed(text)

@@ -1,21 +1,21 @@
 """From sums to the answers of reports: by label, by local day and hour, and the four metrics. Pure.
 
-Nothing here reads a row of the ledger: rollups and the histogram of run costs are all it needs, so that an answer on
-ten million calls costs what it costs on ten thousand. A question that no rollup can answer raises ValueError with
-what can be asked instead.
+Nothing here reads a row of the ledger: rollups and the histogram of run costs are all it needs, and of a long period
+their coarse buckets, so that an answer on ten million calls costs what it costs on ten thousand. A question that no
+rollup can answer raises ValueError with what can be asked instead.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from bursar.money import divide_half_even
 from bursar.stores.base import By, Filters, Line, Metrics, RunCosts
-from bursar.stores.counters import BUCKET_US, DIMS, LABELS, ZERO, Counters, Vector, bucket
+from bursar.stores.counters import BUCKET_US, DAYS, DIMS, LABELS, ZERO, Counters, Vector, bucket, grains_of
 from bursar.stores.tally import add
 from bursar.types import Instant
 
@@ -26,15 +26,37 @@ Key: TypeAlias = Literal["first", "second"]
 _TOP = 10
 
 
-class Period:
-    """A period in whole buckets: start inclusive, end exclusive, minutes since the epoch; None: unbounded."""
+Span: TypeAlias = tuple[int, int, int]
+"""Buckets of one grain: grain, start inclusive, end exclusive; minutes since the epoch."""
 
-    __slots__ = ("end", "start", "tenant")
+_EVER = 1 << 60
+
+
+class Period:
+    """A period in whole quarters of an hour, and whose it is; None: unbounded, all tenants."""
+
+    __slots__ = ("_end", "_start", "tenant")
 
     def __init__(self, since: Instant | None, until: Instant | None, tenant: str | None) -> None:
-        self.start = None if since is None else bucket(since)
-        self.end = None if until is None else bucket(until + BUCKET_US - 1)
+        self._start = -_EVER if since is None else bucket(since)
+        self._end = _EVER if until is None else bucket(until + BUCKET_US - 1)
         self.tenant = tenant
+
+    def spans(self, grains: tuple[int, ...]) -> list[Span]:
+        """What it is made of, one at least: buckets of the coarsest grain in the middle, finer ones at the ends."""
+        return _spans(self._start, self._end, grains) or [(grains[0], 0, 0)]
+
+
+def _spans(start: int, end: int, grains: tuple[int, ...]) -> list[Span]:
+    *finer, grain = grains
+    if not finer:
+        return [(grain, start, end)] if start < end else []
+    first, last = -(-start // grain) * grain, end // grain * grain
+    if first >= last:
+        return _spans(start, end, tuple(finer))
+    ends = () if start == -_EVER else (start, first), () if end == _EVER else (last, end)
+    left, right = (_spans(*part, tuple(finer)) if part else [] for part in ends)
+    return [*left, (grain, first, last), *right]
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -44,6 +66,8 @@ class Cut(msgspec.Struct, frozen=True):
     by: Key | None = None
     first: str | None = None
     second: str | None = None
+    grains: tuple[int, ...] = DAYS
+    """Those that may be added up, the finest first."""
 
 
 class Sums(Protocol):
@@ -56,10 +80,11 @@ class Sums(Protocol):
 
 def spend(sums: Sums, by: By, since: Instant | None, until: Instant | None, filters: Filters, zone: str) -> list[Line]:
     """Lines, dearest first; by day and hour in order of time, keyed "2026-11-24" and "2026-11-24T15"."""
-    period = Period(since if since is not None else filters.since, until if until is not None else filters.until,
-                    filters.tenant)  # fmt: skip
+    since, until = since if since is not None else filters.since, until if until is not None else filters.until
+    period = Period(since, until, filters.tenant)
     label = _label(filters)
     cut = _cut(by, label)
+    cut = msgspec.structs.replace(cut, grains=_grains(by, zone, cut.dim))
     if by in ("day", "hour"):
         return _by_time(sums.by_bucket(cut, period), by, zone)
     runs = _runs(sums, period) if label is None and by in ("agent", "total") else None
@@ -119,6 +144,13 @@ def _mean(total: int, count: int) -> int | None:
     return divide_half_even(total, count) if count else None
 
 
+def _grains(by: By, zone: str, dim: str) -> tuple[int, ...]:
+    """Those whose buckets lie within one line of the report, whatever the zone."""
+    if by == "hour" or (by == "day" and zone != "UTC"):
+        return DAYS[:1]
+    return grains_of(dim)[: len(DAYS)] if by == "day" else grains_of(dim)
+
+
 def _line(key: str, numbers: Vector, runs: dict[str, int] | None, by: By) -> Line:
     known = None
     if runs is not None:
@@ -154,7 +186,7 @@ def _cut(by: By, label: tuple[str, str] | None) -> Cut:
     for dim, columns in DIMS.items():
         if wanted <= set(columns):
             keys: dict[str | None, Key] = {columns[0]: "first", columns[1]: "second"}
-            given = {} if label is None else {keys[LABELS[label[0]]]: label[1]}
+            given: dict[str, Any] = {} if label is None else {keys[LABELS[label[0]]]: label[1]}
             return Cut(dim, keys.get(grouped) if grouped else None, **given)
     known = ", ".join(dim.replace("|", " and ") for dim in DIMS)
     raise ValueError(f"no rollup is kept of {by} within one {label[0] if label else ''}: there are {known}")

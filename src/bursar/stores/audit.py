@@ -10,9 +10,9 @@ from typing import TypeAlias, TypeVar
 from bursar.rules.book import charged
 from bursar.stores.balances import CounterKey, key_of
 from bursar.stores.base import BudgetLine, Finding
-from bursar.stores.counters import FIELDS, ZERO, Cell, Vector, bucket, cells, cost_bin, vector
-from bursar.stores.forest import Bin, Run, RunKey, Weight
-from bursar.stores.tally import add
+from bursar.stores.counters import FIELDS, ZERO, Cell, Vector, cells, vector
+from bursar.stores.forest import Bin, Run, RunKey, Weight, places
+from bursar.stores.tally import add, rolled
 from bursar.types import Entry
 
 Row: TypeAlias = tuple[Entry, str]
@@ -30,6 +30,7 @@ class _Recount:
 
     def __init__(self) -> None:
         self.rollups: dict[Cell, Vector] = {}
+        """Of the finest grain."""
         self.runs: defaultdict[RunKey, list[int]] = defaultdict(lambda: [0] * 6)
         self.known_runs: set[RunKey] = set()
         self.counters: defaultdict[CounterKey, list[int]] = defaultdict(lambda: [0] * 5)
@@ -89,7 +90,7 @@ def audit(
     for entry, owner in rows:
         recount.take(entry, owner, alive)
     findings = _clip(recount.rows)
-    findings += _clip(_compare("rollup", recount.rollups, rollups, ZERO))
+    findings += _clip(_compare("rollup", rolled(recount.rollups), rollups, ZERO))
     findings += _clip(_check_runs(recount, runs))
     findings += _clip(_compare("histogram", _histogram(runs), histogram, (0, 0, 0)))
     due = {key: tuple(numbers) for key, numbers in recount.counters.items()}
@@ -151,9 +152,8 @@ def _rooted(run: Run, runs: Mapping[RunKey, Run]) -> list[Finding]:
 def _histogram(runs: Mapping[RunKey, Run]) -> dict[Bin, Weight]:
     sums: defaultdict[Bin, list[int]] = defaultdict(lambda: [0, 0, 0])
     for run in runs.values():
-        if run.is_root and run.tree_rows:
-            at = (bucket(run.first_at), run.tenant, run.agent_id or "", cost_bin(run.tree_cost_nanos))
-            for index, number in enumerate((1, run.tree_cost_nanos, int(run.tree_unpriced > 0))):
+        for at, weight in places(run):
+            for index, number in enumerate(weight):
                 sums[at][index] += number
     return {at: (runs_, cost, unpriced) for at, (runs_, cost, unpriced) in sums.items()}
 

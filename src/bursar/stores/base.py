@@ -7,7 +7,7 @@ microseconds since the epoch, UTC; None is unknown, never zero.
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -15,15 +15,15 @@ from bursar.rules.grant import Counter
 from bursar.stores.cache import AnswerCache
 from bursar.stores.counters import Counters
 from bursar.stores.forest import Run
+from bursar.stores.pages import Page
 from bursar.stores.receipt import Receipt
+from bursar.stores.states import States
 from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
 
 __all__ = [
     "BudgetLine", "Clock", "Counter", "Counters", "Filters", "Finding", "Key", "Line", "Metrics", "Page", "Receipt",
     "Run", "RunCosts", "Store", "StoreFailure", "Toucher", "system_clock",
 ]  # fmt: skip
-
-T = TypeVar("T")
 
 Clock: TypeAlias = Callable[[], Instant]
 """A store's own: windows and patience go by it, never by an instant that a caller passes."""
@@ -45,6 +45,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
+    user_tier: str | None = None
     agent_id: str | None = None
     step: str | None = None
     model: str | None = None
@@ -54,13 +55,6 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     cache: str | None = None
     since: Instant | None = None
     until: Instant | None = None
-
-
-class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some rows, newest first, and where to go on; next_cursor is None at the end."""
-
-    items: tuple[T, ...]
-    next_cursor: str | None = None
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -147,7 +141,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 By: TypeAlias = str
-"""agent | step | user | session | model | tier | provider | api | cache | tag:K | day | hour | total"""
+"""agent | step | user | user_tier | session | model | tier | provider | api | cache | tag:K | day | hour | total"""
 
 
 class Store(Protocol):
@@ -159,6 +153,10 @@ class Store(Protocol):
     @property
     def cache(self) -> AnswerCache:
         """The answers that are kept to be given again: beside the books, never in their way."""
+
+    @property
+    def states(self) -> States:
+        """What all processes on these books know beside them: routes, breakers, incidents."""
 
     def reserve(self, entry: Entry, ask: Ask = ...) -> Receipt[Hold | Refused]:
         """Open the row and hold all that is asked, in one atomic step, or neither: rules/grant.py decides.
@@ -185,6 +183,15 @@ class Store(Protocol):
         hit or a refusal needs no reserve. Any other settlement without a row falls: its reserve was refused, or is
         given up with it while it waits. What the row held is given back and what it is charged
         (rules/book.py, charged) is added, in that same transaction.
+        """
+
+    def judged(self, entry: Entry, validated: bool | None, verdict: str) -> Receipt[None]:
+        """Mark a closed row (by the entry's request and attempt) with what validators said; the last word counts.
+
+        validated: passed, rejected, or unknown (None). verdict: JSON of a Judgement. Behind the row's settlement, and
+        nobody waits for it. A row that is not there or still open is left alone and counted (`ignored`). It is
+        knowledge, not money: what the disk refuses is lost, logged once a minute and said on the receipt, never
+        journalled. A late outcome of an expired row keeps its mark.
         """
 
     def balances(self, claims: tuple[Claim, ...]) -> list[Counter]:
@@ -237,7 +244,10 @@ class Store(Protocol):
         self, by: By, since: Instant | None = None, until: Instant | None = None, filters: Filters = ...,
         zone: str = "UTC",
     ) -> list[Line]:  # fmt: skip
-        """Sums by one label or by local day or hour, in whole quarters of an hour, from rollups alone."""
+        """Sums by one label or by local day or hour, in whole quarters of an hour, from rollups alone.
+
+        A long period costs little more than a short one, but by hour and by days of another zone than UTC.
+        """
 
     def metrics(self, since: Instant | None = None, until: Instant | None = None, tenant: str | None = None) -> Metrics:
         """The four metrics of a period, from rollups and the histogram of run costs alone."""

@@ -16,6 +16,13 @@ Vector: TypeAlias = tuple[int, ...]
 BUCKET_US = 900_000_000
 """Rollups are kept by the quarter of an hour: every time zone's hours and days are whole numbers of them."""
 
+GRAINS = (15, 1_440, 40_320)
+"""Minutes of a rollup's bucket: a quarter of an hour, a UTC day, four weeks; each a whole number of the one before.
+
+What a long period comes to is added up from few buckets: the coarse ones in it, finer ones at its ends.
+"""
+DAYS = GRAINS[:2]
+
 
 class Counters(msgspec.Struct, frozen=True):
     """What is summed. Tokens, nano-dollars and numbers of rows."""
@@ -43,6 +50,10 @@ class Counters(msgspec.Struct, frozen=True):
     """Rows whose cost is Bursar's estimate."""
     unknown_usage: int = 0
     """Rows whose tokens are unknown."""
+    passed: int = 0
+    """Rows whose answer passed the step's validators."""
+    rejected: int = 0
+    """Rows whose answer did not; one that nobody could judge counts in neither."""
 
 
 FIELDS: tuple[str, ...] = Counters.__struct_fields__
@@ -52,22 +63,34 @@ DIMS: dict[str, tuple[str, str]] = {
     "provider|model": ("provider", "model"),
     "agent|model": ("agent_id", "model"),
     "agent|step": ("agent_id", "step"),
+    "user_tier|user": ("user_tier", "user_id"),
     "agent|user": ("agent_id", "user_id"),
     "user|session": ("user_id", "session_id"),
     "tier|api": ("tier", "api"),
     "cache|step": ("cache", "step"),
+    "step|tier": ("step", "tier"),
 }
-"""What is summed, as pairs of the row's columns: a pair answers for both its labels and for the one within the other.
+"""What is summed, as pairs of the row's columns: a pair answers for both its labels and for the one within the other,
+the first pair that can; a user has one tier, so that users are few cells of theirs.
 Beside these there is one dimension for each tag, "tag:K", whose first key is the value."""
 
+
+def grains_of(dim: str) -> tuple[int, ...]:
+    """The grains that a dimension is kept in: four weeks where there are many keys and most of them come again, the
+    finest alone where few live longer than that: a day of sessions has nearly as many buckets as its quarters have."""
+    if dim == "user|session":
+        return GRAINS[:1]
+    return GRAINS if dim in ("user_tier|user", "agent|user") else DAYS
+
+
 LABELS: dict[str, str] = {
-    "agent": "agent_id", "step": "step", "user": "user_id", "session": "session_id", "model": "model", "tier": "tier",
-    "provider": "provider", "api": "api", "cache": "cache",
+    "agent": "agent_id", "step": "step", "user": "user_id", "user_tier": "user_tier", "session": "session_id",
+    "model": "model", "tier": "tier", "provider": "provider", "api": "api", "cache": "cache",
 }  # fmt: skip
 """What a report may ask by -> the row's column."""
 
-Cell: TypeAlias = tuple[int, str, str, str, str]
-"""A rollup's place: bucket_start, dimension, first and second key ("": no such label was given), tenant."""
+Cell: TypeAlias = tuple[int, int, str, str, str, str]
+"""A rollup's place: grain, bucket_start, dimension, first and second key ("": no such label was given), tenant."""
 
 
 def bucket(at: Instant | int) -> int:
@@ -101,7 +124,15 @@ def vector(entry: Entry) -> Vector:
         int(entry.cost_nanos is None),
         int(entry.cost_status == "estimated"),
         asked if entry.input_tokens is None or entry.output_tokens is None else 0,
+        int(entry.validated is True),
+        int(entry.validated is False),
     )
+
+
+def remarked(before: bool | None, after: bool | None) -> Vector:
+    """What it changes that validators say something else of a row."""
+    passed, rejected = (after is True) - (before is True), (after is False) - (before is False)
+    return (*ZERO[:-2], passed, rejected)
 
 
 def negative(numbers: Vector) -> Vector:
@@ -110,20 +141,23 @@ def negative(numbers: Vector) -> Vector:
 
 
 def cells(entry: Entry) -> list[Cell]:
-    """Every rollup that one row counts in. An absent label and an empty one are both the key ""."""
-    start, tenant = bucket(entry.started_at), entry.tenant
+    """Every rollup of the finest grain that one row counts in. An absent label and an empty one are both the key ""."""
+    grain, start, tenant = GRAINS[0], bucket(entry.started_at), entry.tenant
     agent, user, model = entry.agent_id or "", entry.user_id or "", entry.model or ""
+    step, tier = entry.step or "", entry.tier or ""
     places = [
-        (start, "provider|model", entry.provider, model, tenant),
-        (start, "agent|model", agent, model, tenant),
-        (start, "agent|step", agent, entry.step or "", tenant),
-        (start, "agent|user", agent, user, tenant),
-        (start, "user|session", user, entry.session_id or "", tenant),
-        (start, "tier|api", entry.tier or "", entry.api, tenant),
-        (start, "cache|step", entry.cache, entry.step or "", tenant),
+        (grain, start, "provider|model", entry.provider, model, tenant),
+        (grain, start, "agent|model", agent, model, tenant),
+        (grain, start, "agent|step", agent, step, tenant),
+        (grain, start, "user_tier|user", entry.user_tier or "", user, tenant),
+        (grain, start, "agent|user", agent, user, tenant),
+        (grain, start, "user|session", user, entry.session_id or "", tenant),
+        (grain, start, "tier|api", tier, entry.api, tenant),
+        (grain, start, "cache|step", entry.cache, step, tenant),
+        (grain, start, "step|tier", step, tier, tenant),
     ]
     if entry.tags:
-        places += [(start, "tag:" + name, value, "", tenant) for name, value in dict(entry.tags).items()]
+        places += [(grain, start, "tag:" + name, value, "", tenant) for name, value in dict(entry.tags).items()]
     return places
 
 

@@ -4,6 +4,7 @@ Fails whole: whatever it raises, nothing of it is written. What this owner has o
 believes the table alone.
 """
 
+import functools
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +13,16 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from bursar.stores import sql
+from bursar.stores import sql, states_sqlite
 from bursar.stores.balances import CounterKey, key_of, place
 from bursar.stores.counters import FIELDS, Vector
 from bursar.stores.forest import Run
 from bursar.stores.memo import Memo, line_values
 from bursar.stores.owners import Owner, Owners
 from bursar.stores.receipt import Answer, Receipt
-from bursar.stores.rows import COLUMNS, RowKey, charges_text, dressed, from_row, opening, outcome, taken_twice
+from bursar.stores.rows import COLUMNS, RowKey, charges_text, dressed, from_row, mark, opening, outcome, taken_twice
 from bursar.stores.rows import whole as all_of
+from bursar.stores.states import At, Change, Updates
 from bursar.stores.transaction import Row, Transaction
 from bursar.stores.waiting import Waiter, Waiting
 from bursar.types import Ask, Entry, Hold, Instant, Refused
@@ -55,6 +57,16 @@ class Settling:
 
 
 @dataclass(slots=True)
+class Judging:
+    """Mark a closed row."""
+
+    hold: Hold
+    validated: bool | None
+    verdict: str
+    receipt: Receipt[None]
+
+
+@dataclass(slots=True)
 class Sweeping:
     """Close the rows of the dead."""
 
@@ -69,7 +81,16 @@ class Errand:
     receipt: Receipt[Any]
 
 
-Job: TypeAlias = Reserving | Extending | Settling | Sweeping | Errand
+@dataclass(slots=True)
+class Updating:
+    """Change a shared document."""
+
+    at: At
+    change: Change[Any]
+    receipt: Receipt[Any]
+
+
+Job: TypeAlias = Reserving | Extending | Settling | Judging | Sweeping | Errand | Updating
 
 
 class Surprise(Exception):
@@ -79,7 +100,9 @@ class Surprise(Exception):
 class Draft:
     """One batch on its way into one transaction."""
 
-    __slots__ = ("_buried", "_careful", "_db", "_dead_names", "_mine", "_open", "_owners", "books", "dead", "waiting")
+    __slots__ = (
+        "_buried", "_careful", "_db", "_dead_names", "_mine", "_open", "_owners", "books", "dead", "updates", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -101,6 +124,7 @@ class Draft:
         self.dead: list[Owner] = []
         """Owners whose files can be removed once this is committed."""
         self.books = Transaction(memo, self._find, mine, self._gone, now)
+        self.updates = Updates(functools.partial(states_sqlite.body_of, db), now)
         self.waiting = Waiting(waiters, self.books, lambda must: (must or look()) and self._bury())
 
     def counters(self, jobs: list[Job]) -> Iterator[CounterKey]:
@@ -128,10 +152,15 @@ class Draft:
                 self.waiting.give_up(key, self._mine)
                 self.books.settle(key, entry)
                 return receipt, None, None
+            case Judging(hold, validated, verdict, receipt):
+                self.books.judge((hold.request_id, hold.attempt), validated, verdict)
+                return receipt, None, None
             case Sweeping(receipt):
                 return receipt, self._sweep(), None
             case Errand(work, receipt):
                 return receipt, None if work is None else work(self._db), None
+            case Updating(at, change, receipt):
+                return self.updates.take(at, change, receipt)
 
     def _reserve(self, entry: Entry, ask: Ask, receipt: Receipt[Hold | Refused]) -> Answer | None:
         key = (entry.request_id, entry.attempt)
@@ -152,7 +181,7 @@ class Draft:
         self._db.execute("RELEASE proof")
 
     def write(self) -> None:
-        """Rows, counters, rollups, runs, histogram, factors and sketches."""
+        """Rows, counters, rollups, runs, histogram, factors, sketches and shared documents."""
         db, books, tally = self._db, self.books, self.books.tally
         self._write_rows()
         self._write_rollups()
@@ -167,6 +196,7 @@ class Draft:
              factor.decay)
             for key, factor in tally.factors.items()
         ])  # fmt: skip
+        states_sqlite.write(db, self.updates)
         if books.ignored:
             db.execute("UPDATE meta SET value = value + ? WHERE name = 'ignored_settlements'", (books.ignored,))
 
@@ -176,8 +206,11 @@ class Draft:
         whole: list[RowKey] = []
         mine: list[list[Any]] = []
         read: list[list[Any]] = []
+        marked: list[list[Any]] = []
         for key, row in rows.items():
-            if row.number is None:
+            if key in self.books.marked:
+                marked.append([row.number, *mark(row.entry)])
+            elif row.number is None:
                 (opened if row.entry.status == "open" else whole).append(key)
             elif row.entry.status != "open":
                 (read if row.read else mine).append([row.number, *outcome(row.entry)])
@@ -192,6 +225,7 @@ class Draft:
         if sql.CLOSE_OPEN_ROWS.put(db, mine) != len(mine):
             raise Surprise
         sql.CLOSE_READ_ROWS.put(db, read)
+        sql.MARK_ROWS.put(db, marked)
 
     def _write_rollups(self) -> None:
         lean: list[tuple[Any, ...]] = []

@@ -10,14 +10,14 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from bursar.stores.counters import bucket, cost_bin
+from bursar.stores.counters import DAYS, bucket, cost_bin
 from bursar.types import Entry, Instant
 
 RunKey: TypeAlias = tuple[str, str]
 """tenant, run_id"""
 
-Bin: TypeAlias = tuple[int, str, str, int]
-"""The histogram's place of a root run: bucket_start of its first call, tenant, agent, bin of its cost."""
+Bin: TypeAlias = tuple[int, int, str, str, int]
+"""The histogram's place of a root run: grain, bucket_start of its first call, tenant, agent, bin of its cost."""
 
 Weight: TypeAlias = tuple[int, int, int]
 """What stands there: runs, their nano-dollars, how many of them hold a row of unknown cost."""
@@ -62,12 +62,13 @@ class Shelf(Protocol):
     def tree(self, root: RunKey) -> Iterable[Run]: ...
 
 
-def place(run: Run | None) -> tuple[Bin, Weight] | None:
-    """Where a run stands in the histogram; None: nowhere (not a root, or nothing settled yet)."""
+def places(run: Run | None) -> list[tuple[Bin, Weight]]:
+    """Where a run stands in the histogram, once a grain; nowhere if it is no root, or nothing has settled yet."""
     if run is None or not run.is_root or not run.tree_rows:
-        return None
-    at = (bucket(run.first_at), run.tenant, run.agent_id or "", cost_bin(run.tree_cost_nanos))
-    return at, (1, run.tree_cost_nanos, int(run.tree_unpriced > 0))
+        return []
+    start, at = bucket(run.first_at), (run.tenant, run.agent_id or "", cost_bin(run.tree_cost_nanos))
+    weight = (1, run.tree_cost_nanos, int(run.tree_unpriced > 0))
+    return [((grain, start - start % grain, *at), weight) for grain in DAYS]
 
 
 class Forest:
@@ -173,12 +174,11 @@ class Forest:
         """What the histogram gains and loses by all the changes."""
         sums: dict[Bin, Weight] = {}
         for key, run in self.changed.items():
-            before, after = place(self._was(key)), place(run)
+            before, after = places(self._was(key)), places(run)
             if before == after:
                 continue
-            for sign, standing in ((-1, before), (1, after)):
-                if standing is not None:
-                    at, (runs, cost, unpriced) = standing
+            for sign, standings in ((-1, before), (1, after)):
+                for at, (runs, cost, unpriced) in standings:
                     had = sums.get(at, (0, 0, 0))
                     sums[at] = (had[0] + sign * runs, had[1] + sign * cost, had[2] + sign * unpriced)
         return {at: weight for at, weight in sums.items() if any(weight)}

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from heapq import nlargest
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -36,18 +36,18 @@ from bursar.stores.base import (
 )
 from bursar.stores.cache import AnswerCache
 from bursar.stores.forest import Run
+from bursar.stores.pages import page_of
 from bursar.stores.receipt import Answer, Receipt, hand_over, resolve
 from bursar.stores.rows import (
     LABEL_FILTERS,
     RECENT,
     RUN_FILTERS,
     check_filter,
-    cursor_of,
-    parse_cursor,
     taken_twice,
     was_sent,
 )
 from bursar.stores.sketch import INPUT_SCALE, input_key
+from bursar.stores.states_memory import MemoryStates
 from bursar.stores.tables import Books
 from bursar.stores.tally import Factor
 from bursar.stores.transaction import Transaction
@@ -56,7 +56,6 @@ from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
 
 __all__ = ["Books", "MemoryStore"]
 
-T = TypeVar("T")
 _ALL = Filters()
 _FREE = Ask()
 _TICK_SECONDS = 0.020
@@ -72,13 +71,17 @@ class MemoryStore:
         self._closed = False
         self._ticker: threading.Thread | None = None
         self.ignored = 0
-        """Settlements that fell: of rows closed already, or without a row."""
+        """Settlements that fell: of rows closed already, or without a row; and marks of rows not there or open."""
         self._books.owners.add(self._owner)
         self.sweep()
 
     @property
     def cache(self) -> AnswerCache:
         return self._books.cache
+
+    @property
+    def states(self) -> MemoryStates:
+        return MemoryStates(self._books, self._clock, lambda: self._closed)
 
     def reserve(self, entry: Entry, ask: Ask = _FREE) -> Receipt[Hold | Refused]:
         receipt: Receipt[Hold | Refused] = Receipt(self._gate)
@@ -121,6 +124,17 @@ class MemoryStore:
         def work(books: Transaction, waiting: Waiting) -> None:
             waiting.give_up((hold.request_id, hold.attempt), self._owner)
             books.settle((hold.request_id, hold.attempt), entry)
+            self.ignored += books.ignored
+            waiting.told.append((receipt, None, None))
+
+        self._write(receipt, work)
+        return receipt
+
+    def judged(self, entry: Entry, validated: bool | None, verdict: str) -> Receipt[None]:
+        receipt: Receipt[None] = Receipt(self._gate)
+
+        def work(books: Transaction, waiting: Waiting) -> None:
+            books.judge((entry.request_id, entry.attempt), validated, verdict)
             self.ignored += books.ignored
             waiting.told.append((receipt, None, None))
 
@@ -219,7 +233,7 @@ class MemoryStore:
                 if tenant in (None, key[0]) and budget in (None, key[3])
                 and (line.counter.end is None or line.counter.end > now)
             ]  # fmt: skip
-        return _page(numbered, limit, cursor)
+        return page_of(numbered, limit, cursor)
 
     def touchers(self, line: BudgetLine, limit: int = 10) -> list[Toucher]:
         with self._books.lock:
@@ -229,7 +243,7 @@ class MemoryStore:
         with self._books.lock:
             numbered = [(entry.started_at, at, entry) for at, entry in enumerate(self._entries(), 1)
                         if _passes(entry, entry.started_at, filters, LABEL_FILTERS)]  # fmt: skip
-        return _page(numbered, limit, cursor)
+        return page_of(numbered, limit, cursor)
 
     def call(self, request_id: str) -> list[Entry]:
         with self._books.lock:
@@ -247,7 +261,7 @@ class MemoryStore:
         with self._books.lock:
             numbered = [(run.first_at, at, self._seen(run)) for at, run in enumerate(self._books.runs.values(), 1)
                         if _passes(run, run.first_at, filters, RUN_FILTERS)]  # fmt: skip
-        return _page(numbered, limit, cursor)
+        return page_of(numbered, limit, cursor)
 
     def run(self, run_id: str, tenant: str | None = None) -> list[Entry]:
         with self._books.lock:
@@ -326,11 +340,3 @@ def _passes(item: Entry | Run, at: Instant, filters: Filters, labels: tuple[str,
         if getattr(item, name) != wanted:
             return False
     return (filters.since is None or at >= filters.since) and (filters.until is None or at < filters.until)
-
-
-def _page(numbered: list[tuple[Instant, int, T]], limit: int, cursor: str | None) -> Page[T]:
-    after = None if cursor is None else parse_cursor(cursor)
-    ordered = sorted(numbered, key=lambda item: item[:2], reverse=True)
-    left = [item for item in ordered if after is None or item[:2] < after]
-    more = cursor_of(*left[limit - 1][:2]) if len(left) > limit else None
-    return Page(tuple(item for _, _, item in left[:limit]), more)

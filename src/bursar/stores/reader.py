@@ -4,6 +4,7 @@ Listings walk an index from the newest row back; reports touch rollups alone; on
 """
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,9 +29,10 @@ from bursar.stores.base import (
     StoreFailure,
     Toucher,
 )
-from bursar.stores.counters import FIELDS, Vector
+from bursar.stores.counters import DAYS, FIELDS, Vector
 from bursar.stores.forest import Run
 from bursar.stores.memo import line_of, run_of
+from bursar.stores.pages import cursor_of, parse_cursor
 from bursar.stores.rows import (
     COLUMNS,
     LABEL_FILTERS,
@@ -38,10 +40,8 @@ from bursar.stores.rows import (
     RUN_FILTERS,
     charge_mark,
     check_filter,
-    cursor_of,
     dressed,
     from_row,
-    parse_cursor,
 )
 from bursar.stores.truce import Truce
 from bursar.types import Claim, Entry, Instant
@@ -65,12 +65,18 @@ class Reader:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """A connection whose every answer is of one moment."""
+        with self.connected() as connection:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a single question."""
         with self._truce:
             connection = self._lent()
             try:
-                connection.execute("BEGIN")
                 yield connection
-                connection.execute("COMMIT")
             except sqlite3.Error as fault:
                 connection.close()
                 raise StoreFailure(
@@ -161,10 +167,10 @@ class Reader:
 
     def verify(self, alive: Callable[[str], bool]) -> list[Finding]:
         with self.snapshot() as db:
-            rollups = {row[:5]: row[5:] for row in db.execute(f"SELECT {', '.join(sql.ROLLUP_COLUMNS)} FROM rollups")}
+            rollups = {row[:6]: row[6:] for row in db.execute(f"SELECT {', '.join(sql.ROLLUP_COLUMNS)} FROM rollups")}
             runs = {(run.tenant, run.run_id): run for run in map(run_of, db.execute(sql.SELECT_RUNS))}
             bins = {
-                (row[0], row[1], row[2], row[3]): (row[4], row[5], row[6])
+                (row[0], row[1], row[2], row[3], row[4]): (row[5], row[6], row[7])
                 for row in db.execute(f"SELECT {', '.join(sql.BIN_COLUMNS)} FROM run_histogram")
             }
             lines = {line_key(line): line for line in map(line_of, db.execute(sql.SELECT_COUNTERS))}
@@ -228,43 +234,41 @@ class _Sums:
         self._db = db
 
     def by_key(self, cut: Cut, period: Period) -> list[tuple[str, Vector]]:
-        where, values = _of(cut, period)
         if cut.by is None:
-            row = self._db.execute(f"SELECT {_SUMS} FROM rollups WHERE {where}", values).fetchone()
+            row = self._db.execute(*_rollups(_SUMS, cut, period)).fetchone()
             return [] if row[0] is None else [("", row)]
-        query = f"SELECT {cut.by}_key, {_SUMS} FROM rollups WHERE {where} GROUP BY {cut.by}_key"
-        return [(row[0], row[1:]) for row in self._db.execute(query, values).fetchall()]
+        query, values = _rollups(f"{cut.by}_key, {_SUMS}", cut, period)
+        return [(row[0], row[1:]) for row in self._db.execute(f"{query} GROUP BY {cut.by}_key", values).fetchall()]
 
     def by_bucket(self, cut: Cut, period: Period) -> list[tuple[int, Vector]]:
-        where, values = _of(cut, period)
-        query = f"SELECT bucket_start, {_SUMS} FROM rollups WHERE {where} GROUP BY bucket_start"
-        return [(row[0], row[1:]) for row in self._db.execute(query, values).fetchall()]
+        query, values = _rollups(f"bucket_start, {_SUMS}", cut, period)
+        return [(row[0], row[1:]) for row in self._db.execute(f"{query} GROUP BY bucket_start", values).fetchall()]
 
     def standings(self, period: Period) -> list[Standing]:
-        where, values = _within(period, ("runs != ?", 0))
-        query = (
-            "SELECT agent, bin, SUM(runs), SUM(cost_nanos), SUM(unpriced) FROM run_histogram"
-            f" WHERE {where} GROUP BY agent, bin"
-        )
-        return self._db.execute(query, values).fetchall()
+        sums = "agent, bin, SUM(runs), SUM(cost_nanos), SUM(unpriced)"
+        query, values = _within("run_histogram", sums, period, DAYS, [("runs != ?", 0)])
+        return self._db.execute(f"{query} GROUP BY agent, bin", values).fetchall()
 
 
-def _of(cut: Cut, period: Period) -> tuple[str, list[Any]]:
-    given = [
-        (f"{name}_key = ?", key) for name, key in (("first", cut.first), ("second", cut.second)) if key is not None
-    ]
-    return _within(period, ("dim = ?", cut.dim), *given)
+def _rollups(sums: str, cut: Cut, period: Period) -> tuple[str, list[Any]]:
+    keys = [(f"{name}_key = ?", key) for name, key in (("first", cut.first), ("second", cut.second)) if key is not None]
+    return _within("rollups", sums, period, cut.grains, [("dim = ?", cut.dim), *keys])
 
 
-def _within(period: Period, *given: tuple[str, Any]) -> tuple[str, list[Any]]:
-    clauses, bound = [clause for clause, _ in given], [value for _, value in given]
-    for clause, value in (
-        ("bucket_start >= ?", period.start), ("bucket_start < ?", period.end), ("tenant = ?", period.tenant)
-    ):  # fmt: skip
-        if value is not None:
-            clauses.append(clause)
-            bound.append(value)
-    return " AND ".join(clauses), bound
+def _within(
+    table: str, sums: str, period: Period, grains: tuple[int, ...], given: list[tuple[str, Any]]
+) -> tuple[str, list[Any]]:
+    """Each span of the period is a range of the table's index."""
+    spans = period.spans(grains)
+    if period.tenant is not None:
+        given = [*given, ("tenant = ?", period.tenant)]
+    query = (
+        f"WITH spans (grain, since, until) AS (VALUES {', '.join(['(?, ?, ?)'] * len(spans))})"
+        f" SELECT {sums} FROM spans CROSS JOIN {table} AS kept ON kept.grain = spans.grain"
+        " AND bucket_start >= spans.since AND bucket_start < spans.until"
+        f"{''.join(f' AND {clause}' for clause, _ in given)}"
+    )
+    return query, [*itertools.chain.from_iterable(spans), *(value for _, value in given)]
 
 
 def _where(

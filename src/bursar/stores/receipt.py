@@ -5,6 +5,7 @@ in the meantime has nobody left to tell: that is logged, and the books stand.
 """
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -104,3 +105,11 @@ def hand_over(future: asyncio.Future[Any], receipt: Receipt[Any]) -> None:
         future.set_exception(fault)
     else:
         future.set_result(receipt.result())
+
+
+def heard(receipt: Receipt[T]) -> asyncio.Future[T]:
+    """The receipt as a future of the running loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    receipt.add_done_callback(functools.partial(hand_over, future), loop.call_soon_threadsafe)
+    return future

@@ -31,6 +31,9 @@ OPENING: tuple[str, ...] = (*FIXED, "model", "status", "cache", "terms", "cost_s
 RECENT = 20_000
 """Rows that Store.recent looks at."""
 
+MARKS = ("validated", "verdict")
+"""What validators say of a row that has closed."""
+
 NULL = "\ufdd0"
 """Stands for None on its way into a nullable column: a code point that Unicode keeps out of texts."""
 
@@ -149,6 +152,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 whole = Writer(COLUMNS)
 opening = Writer(OPENING)
 outcome = Writer(CHANGING)
+mark = Writer(MARKS)
 
 
 LABEL_FILTERS: tuple[str, ...] = tuple(name for name in Filters.__struct_fields__ if name not in ("since", "until"))
@@ -166,17 +170,3 @@ def taken_twice(entry: Entry) -> StoreFailure:
     return StoreFailure(
         f"request {entry.request_id} attempt {entry.attempt} is in the ledger already: give each call its own id"
     )
-
-
-def cursor_of(at: int, number: int) -> str:
-    """Where a page ended."""
-    return f"{at}.{number}"
-
-
-def parse_cursor(text: str) -> tuple[int, int]:
-    """Where to go on; ValueError where the text is no cursor of ours."""
-    try:
-        at, number = text.split(".")
-        return int(at), int(number)
-    except ValueError:
-        raise ValueError(f"{text!r} is no cursor: give back the next_cursor of the page before") from None

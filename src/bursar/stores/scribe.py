@@ -15,7 +15,7 @@ import msgspec
 
 from bursar.stores.base import Clock, StoreFailure
 from bursar.stores.checkpoint import Checkpointer
-from bursar.stores.draft import Draft, Errand, Job, Reserving, Settling, Surprise
+from bursar.stores.draft import Draft, Errand, Job, Judging, Reserving, Settling, Surprise, Updating
 from bursar.stores.memo import Memo
 from bursar.stores.owners import Owner, Owners, Spooled, Turn
 from bursar.stores.receipt import Answer, Receipt, resolve
@@ -65,7 +65,7 @@ class Scribe:
         """Reserves that wait for others' holds, in order of arrival."""
         self._memo = Memo()
         self._looked = -_LOOK_SECONDS
-        self._logged = -_LOG_EVERY_SECONDS
+        self._logged, self._lost = -_LOG_EVERY_SECONDS, 0
 
     # What the group commit calls
 
@@ -278,6 +278,7 @@ class Scribe:
         )
         settling = [job for job in jobs if isinstance(job, Settling)]
         kept = self._journal([Spooled(job.hold, job.entry) for job in settling])
+        self._lost += sum(isinstance(job, (Updating, Judging)) for job in jobs)
         self._complain(fault, len(settling))
         answers: list[Answer] = []
         for job in jobs:
@@ -308,9 +309,11 @@ class Scribe:
         if now - self._logged >= _LOG_EVERY_SECONDS:
             self._logged = now
             log.error(
-                "%s cannot be written (%s): new calls are refused, %d settlements wait in the journal",
-                self.path, fault, len(self.spooled) or settlements,
+                "%s cannot be written (%s): new calls are refused, %d settlements wait in the journal,"
+                " %d changes of states and marks are lost",
+                self.path, fault, len(self.spooled) or settlements, self._lost,
             )  # fmt: skip
+            self._lost = 0
 
     def _refusal(self, job: Job, fault: Exception) -> StoreFailure:
         if isinstance(job, Reserving) and isinstance(fault, sqlite3.IntegrityError):

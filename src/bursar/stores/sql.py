@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 
 from bursar.stores.counters import FIELDS
-from bursar.stores.rows import CHANGING, COLUMNS, NULL, OPENING
+from bursar.stores.rows import CHANGING, COLUMNS, MARKS, NULL, OPENING
 from bursar.types import Claim
 
 CALL_COLUMNS = (*COLUMNS, "owner")
-ROLLUP_COLUMNS = ("bucket_start", "dim", "first_key", "second_key", "tenant", *FIELDS)
+ROLLUP_COLUMNS = ("grain", "bucket_start", "dim", "first_key", "second_key", "tenant", *FIELDS)
 RUN_COLUMNS = (
     "tenant", "run_id", "parent_run_id", "root_run_id", "agent_id", "session_id", "user_id", "user_tier",
     "first_at", "last_at", "calls", "rows", "input_tokens", "output_tokens", "cost_nanos", "unpriced",
     "tree_rows", "tree_cost_nanos", "tree_unpriced", "final_request",
 )  # fmt: skip
-BIN_COLUMNS = ("bucket_start", "tenant", "agent", "bin", "runs", "cost_nanos", "unpriced")
+BIN_COLUMNS = ("grain", "bucket_start", "tenant", "agent", "bin", "runs", "cost_nanos", "unpriced")
 FACTOR_COLUMNS = (
     "provider", "model", "input_estimated", "input_reported", "output_estimated", "output_reported", "decay",
 )  # fmt: skip
@@ -31,6 +31,8 @@ COUNTER_COLUMNS = (
     "settled_nanos", "settled_tokens", "held_nanos", "held_tokens", "rows", "touched_at",
 )  # fmt: skip
 SKETCH_COLUMNS = ("kind", "first_key", "second_key", "tenant", "bin", "count")
+STATE_COLUMNS = ("kind", "tenant", "key", "body", "changed_at")
+EVENT_COLUMNS = ("kind", "tenant", "key", "at", "body")
 KEY_COLUMNS = ("key_id", "name", "tenant", "role", "hash", "created_at", "trusted_claims", "revoked_at")
 
 
@@ -39,7 +41,7 @@ _NULLABLE = frozenset(
      "first_byte_ms", "requested_model", "model", "tier", "http_status", "error", "input_tokens", "cached_tokens",
      "cache_write_tokens", "output_tokens", "reasoning_tokens", "usage", "service_tier", "cost_nanos", "saved_nanos",
      "price_id", "hold_nanos", "output_limit", "charges", "input_estimate", "output_estimate", "validated",
-     "response_id", "request", "response", "revoked_at", "final_request", "window_end")
+     "verdict", "decision", "marks", "response_id", "request", "response", "revoked_at", "final_request", "window_end")
 )  # fmt: skip
 
 
@@ -56,8 +58,11 @@ FETCH_COUNTERS = (
 )
 """The parameter: a JSON array of [tenant, scope, key, budget, window_start]."""
 SELECT_SKETCHES = f"SELECT {', '.join(SKETCH_COLUMNS)} FROM sketches"
-LEAN_FIELDS = ("calls", "attempts", "completed", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos")
-"""The counters that a plain completed call moves; the rest of most gains is zero."""
+LEAN_FIELDS = (
+    "calls", "attempts", "completed", "input_tokens", "cached_tokens", "output_tokens", "cost_nanos", "passed",
+    "rejected",
+)  # fmt: skip
+"""The counters that a plain completed call moves, judged or not; the rest of most gains is zero."""
 
 
 @functools.lru_cache(4096)
@@ -70,6 +75,16 @@ def terms_text(claim: Claim) -> str:
 def terms(text: str) -> Claim:
     """The claim that a counter keeps."""
     return msgspec.json.decode(text, type=Claim)
+
+
+MOST_KEYS = 512
+"""Documents in one question at most."""
+
+
+@functools.lru_cache(16)
+def states_of(keys: int) -> str:
+    """Some documents of one kind and tenant."""
+    return f"SELECT key, body FROM states WHERE kind = ? AND tenant = ? AND key IN ({', '.join('?' * keys)})"
 
 
 class Table:
@@ -136,8 +151,9 @@ def _close(condition: str) -> Table:
 
 
 def _rollups(fields: tuple[str, ...]) -> Table:
-    columns = (*ROLLUP_COLUMNS[:5], *fields)
-    return _insert("rollups", columns, "dim, bucket_start, first_key, second_key, tenant", _add("rollups", fields))
+    columns = (*ROLLUP_COLUMNS[:6], *fields)
+    cell = "grain, dim, bucket_start, first_key, second_key, tenant"
+    return _insert("rollups", columns, cell, _add("rollups", fields))
 
 
 OPEN_ROWS = _insert("calls", (*OPENING, "owner"))
@@ -147,6 +163,10 @@ CLOSE_READ_ROWS = _close("")
 EXTEND_ROWS = Table(
     "UPDATE calls SET charges = v.column2 FROM (VALUES", ("id", "charges"), ") AS v WHERE calls.id = v.column1"
 )
+MARK_ROWS = Table(
+    "UPDATE calls SET validated = v.column2, verdict = v.column3 FROM (VALUES", ("id", *MARKS),
+    ") AS v WHERE calls.id = v.column1",
+)  # fmt: skip
 PUT_COUNTERS = _insert(
     "counters", COUNTER_COLUMNS, "tenant, scope, key, budget, window_start", _put(COUNTER_COLUMNS[5:])
 )
@@ -157,10 +177,12 @@ ADD_ROLLUPS = _rollups(FIELDS)
 ADD_LEAN_ROLLUPS = _rollups(LEAN_FIELDS)
 PUT_RUNS = _insert("runs", RUN_COLUMNS, "run_id, tenant", _put(RUN_COLUMNS[2:]))
 MOVE_BINS = _insert(
-    "run_histogram", BIN_COLUMNS, "bucket_start, tenant, agent, bin", _add("run_histogram", BIN_COLUMNS[4:])
+    "run_histogram", BIN_COLUMNS, "grain, bucket_start, tenant, agent, bin", _add("run_histogram", BIN_COLUMNS[5:])
 )
 ADD_FACTORS = _insert(
     "factors", FACTOR_COLUMNS, "provider, model",
     (f"{name} = factors.{name} * excluded.decay + excluded.{name}" for name in FACTOR_COLUMNS[2:6]),
 )  # fmt: skip
 PUT_KEY = _insert("keys", KEY_COLUMNS)
+PUT_STATES = _insert("states", STATE_COLUMNS, "kind, tenant, key", _put(STATE_COLUMNS[3:]))
+ADD_EVENTS = _insert("events", EVENT_COLUMNS)

@@ -36,13 +36,15 @@ from bursar.stores.base import (
     system_clock,
 )
 from bursar.stores.cache import AnswerCache
-from bursar.stores.draft import Errand, Extending, Job, Reserving, Settling, Sweeping
+from bursar.stores.draft import Errand, Extending, Job, Judging, Reserving, Settling, Sweeping, Updating
 from bursar.stores.forest import Run
 from bursar.stores.group import GroupCommit, When
 from bursar.stores.migrate import prepare
 from bursar.stores.reader import Reader, key_values
 from bursar.stores.receipt import Receipt, hand_over, resolve
 from bursar.stores.scribe import Scribe
+from bursar.stores.states import At, Change
+from bursar.stores.states_sqlite import SqliteStates
 from bursar.stores.truce import Truce
 from bursar.types import Ask, Claim, Entry, Hold, Instant, Ratios, Refused
 
@@ -151,6 +153,23 @@ class SqliteStore:
             room.group.hurry()
         return receipt
 
+    def judged(self, entry: Entry, validated: bool | None, verdict: str) -> Receipt[None]:
+        room = self._room
+        receipt: Receipt[None] = Receipt(room.gate, room.group.hurry)
+        hold = Hold(entry.request_id, entry.attempt)
+        self._submit(room, Judging(hold, validated, verdict, receipt), "soon")
+        return receipt
+
+    @property
+    def states(self) -> SqliteStates:
+        return SqliteStates(lambda: self._room.reader, self._behind, self._update)
+
+    def _update(self, at: At, change: Change[Any]) -> Receipt[Any]:
+        room = self._room
+        receipt: Receipt[Any] = Receipt(room.gate, room.group.hurry)
+        self._submit(room, Updating(at, change, receipt), "soon")
+        return receipt
+
     def balances(self, claims: tuple[Claim, ...]) -> list[Counter]:
         return self._behind().balances(claims, self._clock())
 
@@ -228,7 +247,8 @@ class SqliteStore:
 
     @property
     def ignored(self) -> int:
-        """Settlements that this process has let fall: of rows closed already, or without a row."""
+        """Settlements that this process has let fall: of rows closed already, or without a row; and marks of rows that
+        are not there or open."""
         return self._room.scribe.ignored
 
     def _behind(self) -> Reader:

@@ -7,14 +7,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from bursar.stores.answers import Cut, Period, Standing
+from bursar.stores.answers import Cut, Period, Span, Standing
 from bursar.stores.balances import CounterKey
 from bursar.stores.base import BudgetLine, Key
 from bursar.stores.cache import AnswerCache
-from bursar.stores.counters import Cell, Vector
+from bursar.stores.counters import DAYS, Cell, Vector
 from bursar.stores.forest import Bin, Run, RunKey, Weight
 from bursar.stores.rows import RowKey
 from bursar.stores.sketch import Sketch, SketchKey, output_key
+from bursar.stores.states import At, Event, State, Updates
 from bursar.stores.tally import Factor, ModelKey, add
 from bursar.stores.transaction import Row, Transaction
 from bursar.stores.waiting import Waiter
@@ -37,6 +38,8 @@ class Books:
         self.sketches: dict[SketchKey, Sketch] = {}
         self.waiters: dict[RowKey, Waiter] = {}
         self.keys: dict[str, Key] = {}
+        self.states: dict[At, State] = {}
+        self.events: list[Event] = []
         self.owners: set[str] = set()
         self.cache = AnswerCache(None)
         self.departed = False
@@ -82,37 +85,49 @@ class Books:
         for model, factor in tally.factors.items():
             self.factors[model] = self.factors.get(model, Factor()).then(factor)
 
+    def body(self, at: At) -> bytes | None:
+        """A shared document."""
+        state = self.states.get(at)
+        return None if state is None else state.body
+
+    def keep(self, updates: Updates) -> None:
+        """Commit what became of the shared documents."""
+        for at, state in updates.changed.items():
+            if state is None:
+                del self.states[at]
+            else:
+                self.states[at] = state
+        self.events += updates.events
+
     def by_key(self, cut: Cut, period: Period) -> list[tuple[str, Vector]]:
         sums: dict[str, Vector] = {}
-        for (_, _, first, second, _), numbers in self._within(cut, period):
+        for (_, _, _, first, second, _), numbers in self._within(cut, period):
             key = {"first": first, "second": second, None: ""}[cut.by]
             sums[key] = add(sums[key], numbers) if key in sums else numbers
         return list(sums.items())
 
     def by_bucket(self, cut: Cut, period: Period) -> list[tuple[int, Vector]]:
         sums: dict[int, Vector] = {}
-        for (start, *_), numbers in self._within(cut, period):
+        for (_, start, *_), numbers in self._within(cut, period):
             sums[start] = add(sums[start], numbers) if start in sums else numbers
         return list(sums.items())
 
     def standings(self, period: Period) -> list[Standing]:
+        spans = period.spans(DAYS)
         return [
             (agent, at, *weight)
-            for (start, tenant, agent, at), weight in self.histogram.items()
-            if _in(start, tenant, period)
+            for (grain, start, tenant, agent, at), weight in self.histogram.items()
+            if period.tenant in (None, tenant) and _in(grain, start, spans)
         ]
 
     def _within(self, cut: Cut, period: Period) -> Iterator[tuple[Cell, Vector]]:
+        spans = period.spans(cut.grains)
         for cell, numbers in self.rollups.items():
-            start, dim, first, second, tenant = cell
+            grain, start, dim, first, second, tenant = cell
             wanted = dim == cut.dim and cut.first in (None, first) and cut.second in (None, second)
-            if wanted and _in(start, tenant, period):
+            if wanted and period.tenant in (None, tenant) and _in(grain, start, spans):
                 yield cell, numbers
 
 
-def _in(start: int, tenant: str, period: Period) -> bool:
-    return (
-        (period.start is None or start >= period.start)
-        and (period.end is None or start < period.end)
-        and (period.tenant is None or tenant == period.tenant)
-    )
+def _in(grain: int, start: int, spans: list[Span]) -> bool:
+    return any(grain == of and since <= start < until for of, since, until in spans)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from bursar.stores.counters import Cell, Vector, cells, negative, vector
+from bursar.stores.counters import Cell, Vector, cells, grains_of, negative, remarked, vector
 from bursar.stores.forest import Forest, Shelf
 from bursar.stores.sketch import SketchKey, input_bin, input_key, output_bin, output_key
 from bursar.types import Entry, Ratios
@@ -102,9 +102,14 @@ class Tally:
         self._count(entry, negative(vector(entry)))
         self.forest.add(entry, -1)
 
+    def mark(self, entry: Entry, validated: bool | None) -> None:
+        """A closed row is about to say something else of its answer than it does."""
+        if entry.validated is not validated:
+            self._count(entry, remarked(entry.validated, validated))
+
     def rollups(self) -> dict[Cell, Vector]:
-        """What every rollup gains."""
-        return {cell: found[0] if len(found) == 1 else _sum(found) for cell, found in self._found.items()}
+        """What every rollup gains, of every grain."""
+        return rolled({cell: found[0] if len(found) == 1 else _sum(found) for cell, found in self._found.items()})
 
     def _sketch(self, key: SketchKey, at: int) -> None:
         bins = self.sketches.setdefault(key, {})
@@ -121,9 +126,14 @@ def add(one: Vector, other: Vector) -> Vector:
     return tuple(map(int.__add__, one, other))
 
 
-def merged(sums: Mapping[Cell, Vector], gains: Mapping[Cell, Vector]) -> dict[Cell, Vector]:
-    """The rollups after these gains, of the cells that gain."""
-    return {cell: add(sums[cell], gain) if cell in sums else gain for cell, gain in gains.items()}
+def rolled(finest: Mapping[Cell, Vector]) -> dict[Cell, Vector]:
+    """Rollups of the finest grain, and what they come to in the coarser ones."""
+    found = dict(finest)
+    for (_, start, dim, *keys), numbers in finest.items():
+        for grain in grains_of(dim)[1:]:
+            at: Cell = (grain, start - start % grain, dim, keys[0], keys[1], keys[2])
+            found[at] = add(found[at], numbers) if at in found else numbers
+    return found
 
 
 def _sum(vectors: list[Vector]) -> Vector:

@@ -45,7 +45,8 @@ class Weighing(NamedTuple):
 class Transaction:
     """Rows and sums as they will stand once it is committed."""
 
-    __slots__ = ("_find", "_gone", "_owner", "_shelf", "balances", "extended", "ignored", "now", "rows", "tally")
+    __slots__ = ("_find", "_gone", "_owner", "_shelf", "balances", "extended", "ignored", "marked", "now", "rows",
+                 "tally")  # fmt: skip
 
     def __init__(
         self,
@@ -61,6 +62,8 @@ class Transaction:
         self.rows: dict[RowKey, Row] = {}
         self.extended: set[RowKey] = set()
         """Rows whose charges have changed since they were opened."""
+        self.marked: set[RowKey] = set()
+        """Closed rows of which nothing has changed but what validators said."""
         self.ignored = 0
         self._shelf, self._find, self._owner, self._gone = shelf, find, owner, gone
 
@@ -124,7 +127,21 @@ class Transaction:
         else:
             if row.entry.status == "expired":
                 self.tally.take_back(row.entry)
+                entry = _still_marked(row.entry, entry)
             self._close(key, row, labelled(row.entry, entry))
+
+    def judge(self, key: RowKey, validated: bool | None, verdict: str) -> None:
+        """Mark a closed row with what validators said; the last word counts. Any other falls (counted in `ignored`)."""
+        touched = key in self.rows
+        row = self.rows[key] if touched else self._find(key)
+        if row is None or row.entry.status == "open":
+            self.ignored += 1
+            return
+        self.tally.mark(row.entry, validated)
+        entry = msgspec.structs.replace(row.entry, validated=validated, verdict=verdict)
+        self.rows[key] = msgspec.structs.replace(row, entry=entry)
+        if not touched:
+            self.marked.add(key)
 
     def expire(self, row: Row) -> None:
         """Close an open row whose process is gone."""
@@ -133,6 +150,7 @@ class Transaction:
 
     def _close(self, key: RowKey, row: Row, entry: Entry) -> None:
         self.rows[key] = msgspec.structs.replace(row, entry=entry)
+        self.marked.discard(key)
         self.tally.close(entry, row.entry.model)
         self.tally.forest.free_final(entry)
         self.balances.settle(row.entry, entry)
@@ -141,3 +159,10 @@ class Transaction:
         if row.entry.status == "expired":
             return True
         return row.entry.status == "open" and (row.owner == self._owner or self._gone(row.owner))
+
+
+def _still_marked(expired: Entry, entry: Entry) -> Entry:
+    """The late outcome with what was said of the row before, where it brings no word of its own."""
+    if expired.verdict is None or entry.verdict is not None:
+        return entry
+    return msgspec.structs.replace(entry, validated=expired.validated, verdict=expired.verdict)

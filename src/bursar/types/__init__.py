@@ -2,8 +2,9 @@
 amounts are nano-dollars; instants are microseconds since the Unix epoch, UTC; durations name their unit.
 """
 
-from bursar.types.budget import Ask, Balance, Charge, Claim, Hold, RefusalKind, Refused, Standing
+from bursar.types.budget import Admitted, Ask, Balance, Charge, Claim, Hold, RefusalKind, Refused, Standing
 from bursar.types.call import Block, BlockKind, Call, Cap, Kin, Mark, Marks, Plan, Tags, Ttl, View
+from bursar.types.judging import Answer, Judgement, ToolCall
 from bursar.types.ledger import Entry, Joined, Kept, Ratios, Verdict
 from bursar.types.outcome import Abandoned, Completed, Failed, Outcome, Reading, Timing
 from bursar.types.words import (
@@ -32,6 +33,8 @@ from bursar.types.words import (
 __all__ = [
     "PPM",
     "Abandoned",
+    "Admitted",
+    "Answer",
     "Api",
     "Ask",
     "Balance",
@@ -55,6 +58,7 @@ __all__ = [
     "Hold",
     "Instant",
     "Joined",
+    "Judgement",
     "Kept",
     "Kin",
     "Mark",
@@ -75,6 +79,7 @@ __all__ = [
     "Tags",
     "Terms",
     "Timing",
+    "ToolCall",
     "Ttl",
     "Usage",
     "Verdict",

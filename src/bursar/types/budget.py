@@ -45,6 +45,9 @@ class Charge(msgspec.Struct, frozen=True, array_like=True):
     """The window's first instant, microseconds; 0 for a lifetime."""
     nanos: int
     tokens: int
+    left: int | None = None
+    """Of the limit, with this held: what the counter had left, in millionths; below 0 after an overrun. None: not known
+    of rows of old."""
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -127,9 +130,15 @@ class Hold(msgspec.Struct, frozen=True):
     standing: Standing | None = None
 
 
-RefusalKind: TypeAlias = Literal["policy", "exhausted", "held", "call", "miss"]
+class Admitted(msgspec.Struct, frozen=True):
+    """No breaker stands in the way of a call; what the ceilings among them claim of it."""
+
+    ceilings: tuple[Claim, ...] = ()
+
+
+RefusalKind: TypeAlias = Literal["policy", "exhausted", "held", "call", "miss", "suspended"]
 """policy: may not be sent at all. exhausted: spent money stands in the way. held: only others' holds do. call: the
-caller's own guard of this call. miss: only a cached answer was wanted, and there is none."""
+caller's own guard of this call. miss: only a cached answer was wanted, and there is none. suspended: by a breaker."""
 
 
 class Refused(msgspec.Struct, frozen=True):

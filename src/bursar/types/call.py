@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from bursar.types.budget import Claim
 from bursar.types.words import Api, CacheWish, Headers, Instant, OnExhausted, Purpose, Terms
 
 
@@ -105,6 +106,8 @@ class Call(msgspec.Struct, frozen=True):
     """The tier that the caller asked for beside the body's model (x-bursar-tier); it wins."""
     provider: str | None = None
     """Set where the door's transport fixes the upstream (the library: the client's own base URL)."""
+    reach: frozenset[str] | None = None
+    """Providers that such a door can reach beside that one."""
     sdk_retry: int = 0
     attempts: int = 1
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
@@ -115,6 +118,8 @@ class Call(msgspec.Struct, frozen=True):
     """The answer must not be kept (Cache-Control: no-store)."""
     origin: str | None = None
     """Scheme and host that the door's transport fixes beside the provider (the library: the client's own)."""
+    ceilings: tuple[Claim, ...] = ()
+    """What the breakers over it claim of every attempt, as the budgets do."""
     purpose: Purpose = "call"
     """Another one: a paid side call of Bursar's own, read whole and never relayed."""
 
@@ -168,5 +173,17 @@ class Plan(msgspec.Struct, frozen=True):
     """The key under which the answer may be kept: it is gathered while it passes."""
     keep_tools: bool = False
     """An answer that calls tools may be kept too."""
+    api: Api | None = None
+    """The wire format that the provider speaks, where the call has to be translated; None: the call's own."""
+    max_output: int | None = None
+    """Output tokens that the model can give, for a translation; None: not known."""
+    judged: bool = False
+    """The answer is read whole, streamed or not, and judged before the caller is given a byte of it."""
+    hint: str | None = None
+    """What was wrong with an earlier answer to the same request: told to the model at the end of the prompt."""
+    logprobs: bool = False
+    """Chat only: ask how likely the two likeliest candidates of every token were."""
+    decision: str | None = None
+    """How the tier was chosen, JSON of a Decision: kept on the row."""
     marks: Marks | None = None
     """For the provider's prompt cache; None: the step has not asked for any, and nothing is learned from it."""

@@ -29,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int | None = None
     first_byte_ms: int | None = None
     api: Api
+    """The wire format that was spoken with the provider; the caller's own but where it was translated."""
     provider: str
     requested_model: str | None
     model: str | None
@@ -67,6 +68,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Purpose = "call"
     sdk_retry: int = 0
     validated: bool | None = None
+    """Whether its answer passed the step's validators; None: not judged, or they did not know."""
+    verdict: str | None = None
+    """What the validators said of it, JSON of a Judgement."""
+    decision: str | None = None
+    """Why this tier, JSON of a Decision: candidates, counts, expected cost. None: nothing was to be chosen."""
+    marks: str | None = None
+    """What was added for the provider's prompt cache, JSON of Marks. None: its step asks for nothing."""
     response_id: str | None = None
     blocks: bytes = b""
     """Keyed digests of the request's content, one a block in prompt order (see rules/digest.py)."""
@@ -121,8 +129,12 @@ class Verdict(msgspec.Struct, frozen=True):
     entry: Entry | None
     attempts: int
     spent_nanos: int = 0
-    """What the attempts are known, or held, to have cost."""
+    """What the attempts and their side calls are known, or held, to have cost."""
     standing: Standing | None = None
     """The tightest budget as the last hold, or the refusal, found it."""
     lowered: bool = False
     """A budget made the output limit smaller than the one wanted: nobody else is given this answer."""
+    cost_nanos: int | None = 0
+    """What they have cost; None: of one of them it is not known."""
+    flagged: bool = False
+    """The best answer obtained, and none passed its check: nobody else is given this one either."""

@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from bursar.types.judging import Answer
 from bursar.types.words import Headers, Instant, Terms, Usage
 
 
@@ -41,7 +42,10 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Completed(msgspec.Struct, frozen=True):
-    """A 2xx answer that came to its end. body is None where it was streamed through to the caller."""
+    """A 2xx answer that came to its end. body is None where it was streamed through to the caller.
+
+    Of a stream that was held back to be judged it is all that the caller would have got.
+    """
 
     status: int
     headers: Headers
@@ -50,6 +54,8 @@ class Completed(msgspec.Struct, frozen=True):
     timing: Timing
     keepable: bytes | None = None
     """The whole answer, of a plan that keeps, where it may be kept."""
+    answer: Answer | None = None
+    """The same as a validator sees it, of a plan that is judged; None: it cannot be read."""
 
 
 class Failed(msgspec.Struct, frozen=True):

@@ -240,19 +240,26 @@ class Messages(Patching):
         assistant's message, or where older models drop their thinking for a text beside tool results.
         """
         messages = peek.listed(found.get("messages"))
-        last = bytes(messages[-1]) if messages else b""
-        message = peek.members(last) or {}
+        message = peek.members(messages[-1] if messages else None) or {}
         if peek.first(found, "cache_control") is not None or peek.text(message.get("role")) not in ("user", "system"):
             return {}
-        content, block = message.get("content"), msgspec.json.encode({"type": "text", "text": note})
-        if peek.text(content) is not None:
-            array = b'[{"type":"text","text":' + bytes(message["content"]) + b"}]"
-        elif not peek.listed(content) or (_budget(found) and "tool_result" in peek.tool_types(content)):
+        if _budget(found) and "tool_result" in peek.tool_types(message.get("content")):
             return {}
-        else:
-            array = bytes(message["content"])
-        noted = splice.set_members(last, {"content": splice.append(array, block)}, message)
-        return {"messages": splice.set_last(bytes(found["messages"]), last, noted)}
+        return _one_more_block(found, message, note)
+
+    def _hinted(self, found: peek.Members, hint: str) -> Edits:
+        """One more text block of what the user said last, behind tool results; a message of his own behind others'.
+
+        So roles alternate, and an answer that was to go on from an assistant's words begins anew. Where thinking or a
+        cached end suffers by it (see _noted) it is told all the same.
+        """
+        messages = peek.listed(found.get("messages"))
+        message = peek.members(messages[-1] if messages else None) or {}
+        edits = _one_more_block(found, message, hint) if peek.text(message.get("role")) == "user" else {}
+        if edits or not messages:
+            return edits
+        own = msgspec.json.encode({"role": "user", "content": [{"type": "text", "text": hint}]})
+        return {"messages": splice.append(bytes(found["messages"]), own)}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -293,6 +300,20 @@ class Messages(Patching):
         name = kind if kind in ERROR_TYPES.values() else "api_error"
         error = {"type": "error", "error": {"type": name, "message": message}}
         return b"event: error\ndata: " + msgspec.json.encode(error) + b"\n\n"
+
+
+def _one_more_block(found: peek.Members, message: peek.Members, said: str) -> Edits:
+    """The text behind all that the last message holds; nothing where that is neither a text nor blocks."""
+    content, block = message.get("content"), msgspec.json.encode({"type": "text", "text": said})
+    if peek.text(content) is not None:
+        array = b'[{"type":"text","text":' + bytes(message["content"]) + b"}]"
+    elif peek.listed(content):
+        array = bytes(message["content"])
+    else:
+        return {}
+    last = bytes(peek.listed(found["messages"])[-1])
+    told = splice.set_members(last, {"content": splice.append(array, block)}, message)
+    return {"messages": splice.set_last(bytes(found["messages"]), last, told)}
 
 
 def _budget(found: peek.Members) -> int:

@@ -61,11 +61,14 @@ class Dialect(Protocol):
         output_limit: int | None = None,
         tools_off: bool = False,
         note: str | None = None,
+        hint: str | None = None,
+        logprobs: bool = False,
     ) -> bytes:
         """The body with these edits spliced in and every other byte as it was; the same object where none is needed.
 
         output_limit: tokens per choice; only ever lowers what the caller stated. tools_off: no tool may be called, the
         tools stay. note: a system note for the end of the prompt, left out where it would move a cached prefix.
+        hint: said by the user behind all of that, wherever there is a prompt. logprobs: chat only, the two likeliest.
         """
         ...
 

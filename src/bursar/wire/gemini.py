@@ -39,6 +39,7 @@ _MIME = ("responseMimeType", "response_mime_type")
 _SPOKEN = ("responseModalities", "response_modalities")
 _FORCING = frozenset(_TOOL_CONFIG)
 _SHAPING = frozenset({*_SCHEMAS, *_MIME, *_SPOKEN})
+_ASKING = (None, "user", "function")
 _ANSWERED = frozenset({"functionResponse", "function_response"})
 _WORDS = msgspec.json.Decoder(list[str])
 _CACHED = ("cachedContent", "cached_content")
@@ -263,15 +264,16 @@ class Gemini(Patching):
     def _noted(self, found: peek.Members, note: str) -> Edits:
         """One more part of what the user said last, or a content of its own behind the answers of functions."""
         contents = peek.listed(found.get("contents"))
-        last = bytes(contents[-1]) if contents else b""
-        content = peek.members(last) or {}
-        if peek.text(content.get("role")) not in (None, "user", "function") or not peek.listed(content.get("parts")):
+        content = peek.members(contents[-1] if contents else None) or {}
+        if peek.text(content.get("role")) not in _ASKING or not peek.listed(content.get("parts")):
             return {}
-        array, part = bytes(found["contents"]), msgspec.json.encode({"text": note})
-        if peek.tool_names(content["parts"]) & _ANSWERED:
-            return {"contents": splice.append(array, b'{"role":"user","parts":[' + part + b"]}")}
-        noted = splice.set_members(last, {"parts": splice.append(bytes(content["parts"]), part)}, content)
-        return {"contents": splice.set_last(array, last, noted)}
+        return _one_more_part(found, content, note)
+
+    def _hinted(self, found: peek.Members, hint: str) -> Edits:
+        """The same, and a content of its own behind what the model said."""
+        contents = peek.listed(found.get("contents"))
+        content = peek.members(contents[-1] if contents else None) or {}
+        return _one_more_part(found, content, hint) if contents else {}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -301,6 +303,18 @@ class Gemini(Patching):
     def error_event(self, message: str, kind: str) -> bytes:
         """An error object in place of a chunk, which the SDK raises."""
         return b"data: " + self.error(500, kind, message) + b"\n\n"
+
+
+def _one_more_part(found: peek.Members, content: peek.Members, said: str) -> Edits:
+    """The text behind the parts of the last content, where the user speaks in it; else as a content of its own."""
+    array, part = bytes(found["contents"]), msgspec.json.encode({"text": said})
+    parts = content.get("parts")
+    speaks = peek.text(content.get("role")) in _ASKING and peek.listed(parts)
+    if not speaks or peek.tool_names(parts) & _ANSWERED:
+        return {"contents": splice.append(array, b'{"role":"user","parts":[' + part + b"]}")}
+    last = bytes(peek.listed(found["contents"])[-1])
+    told = splice.set_members(last, {"parts": splice.append(bytes(content["parts"]), part)}, content)
+    return {"contents": splice.set_last(array, last, told)}
 
 
 def _spelt(found: peek.Members, names: tuple[str, ...]) -> str:

@@ -95,6 +95,11 @@ def note_item(items: list[msgspec.Raw], note: str) -> bytes:
     return msgspec.json.encode({"role": "developer" if "developer" in roles else "system", "content": note})
 
 
+def hint_item(hint: str) -> bytes:
+    """The hint as a message: the user's, whom a conversation of any kind lets speak next, tool results too."""
+    return msgspec.json.encode({"role": "user", "content": hint})
+
+
 def deployment(path: str) -> str | None:
     """The deployment that an Azure path names."""
     match = _DEPLOYMENT.search(path) if "/deployments/" in path else None

@@ -25,6 +25,8 @@ _APART = openai_base.APART | {"messages", "tools", "functions", "response_format
 _INLINE = frozenset({"text", "refusal"})
 
 _NO_USAGE = len(b"null")
+_LIKELIEST = 2
+"""Candidates that a margin needs."""
 
 _FREE = {
     "usage": {
@@ -198,6 +200,17 @@ class Chat(openai_base.OpenAIDialect):
         if not messages:
             return {}
         return {"messages": splice.append(bytes(found["messages"]), openai_base.note_item(messages, note))}
+
+    def _hinted(self, found: peek.Members, hint: str) -> Edits:
+        """One more message."""
+        if not peek.listed(found.get("messages")):
+            return {}
+        return {"messages": splice.append(bytes(found["messages"]), openai_base.hint_item(hint))}
+
+    def _scored(self, found: peek.Members) -> Edits:
+        edits: Edits = {} if peek.flag(found.get("logprobs")) else {"logprobs": b"true"}
+        few = (peek.count(found.get("top_logprobs")) or 0) < _LIKELIEST
+        return {**edits, "top_logprobs": b"%d" % _LIKELIEST} if few else edits
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter | HidingMeter:
         tally = ChatTally(view, headers)

@@ -230,16 +230,19 @@ class Responses(openai_base.OpenAIDialect):
 
     def _noted(self, found: peek.Members, note: str) -> Edits:
         """One more input item; not into a conversation, which would keep it."""
-        given = found.get("input")
-        if peek.first(found, "conversation") is not None:
-            return {}
-        if peek.text(given) is not None:
-            array = b'[{"role":"user","content":' + bytes(found["input"]) + b"}]"
-        elif peek.listed(given):
-            array = bytes(found["input"])
-        else:
+        given = peek.first(found, "input")
+        array = None if given is None or peek.first(found, "conversation") is not None else _as_items(given)
+        if array is None:
             return {}
         return {"input": splice.append(array, openai_base.note_item(peek.listed(given), note))}
+
+    def _hinted(self, found: peek.Members, hint: str) -> Edits:
+        """One more input item, the first one where a prompt or a conversation of the provider's is all the input."""
+        given, item = peek.first(found, "input"), openai_base.hint_item(hint)
+        if given is None:
+            return {"input": b"[" + item + b"]"}
+        array = _as_items(given)
+        return {} if array is None else {"input": splice.append(array, item)}
 
     def meter(self, view: View, headers: Headers, *, hide_usage: bool) -> PlainMeter:
         del hide_usage
@@ -264,6 +267,13 @@ class Responses(openai_base.OpenAIDialect):
         """The dialect's own "error" event. Which number it has in the sequence is not known: 0."""
         event = {"type": "error", "code": kind, "message": message, "param": None, "sequence_number": 0}
         return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _as_items(given: msgspec.Raw) -> bytes | None:
+    """The input as an array of items, what it holds as it was written; None: there is nothing in it."""
+    if peek.text(given) is not None:
+        return b'[{"role":"user","content":' + bytes(given) + b"}]"
+    return bytes(given) if peek.listed(given) else None
 
 
 def _unfinished(view: View, model: str, response_id: str, at: Instant) -> dict[str, Any]:

@@ -24,14 +24,17 @@ class Patching:
         output_limit: int | None = None,
         tools_off: bool = False,
         note: str | None = None,
+        hint: str | None = None,
+        logprobs: bool = False,
     ) -> bytes:
         """The body with these edits spliced in and every other byte as it was; the same object where none is needed.
 
         output_limit: tokens per choice; only ever lowers what the caller stated. tools_off: no tool may be called, the
         tools stay. note: a system note for the end of the prompt, left out where it would move a cached prefix.
+        hint: said by the user behind all of that, wherever there is a prompt. logprobs: chat only, the two likeliest.
         """
         if model is None or not self.names_model:
-            if output_limit is None and note is None and not (add_usage or tools_off):
+            if output_limit is None and note is None and hint is None and not (add_usage or tools_off or logprobs):
                 return body
             model = None
         found = peek.members(body)
@@ -48,6 +51,10 @@ class Patching:
             edits |= self._tools_off(found)
         if note is not None:
             edits |= self._noted(found, note)
+        if hint is not None:
+            edits |= self._hinted(found | {key: msgspec.Raw(value) for key, value in edits.items()}, hint)
+        if logprobs:
+            edits |= self._scored(found)
         return splice.set_members(body, edits, found)
 
     def _asking(self, found: peek.Members) -> Edits:
@@ -64,6 +71,15 @@ class Patching:
 
     def _noted(self, found: peek.Members, note: str) -> Edits:
         del found, note
+        return {}
+
+    def _hinted(self, found: peek.Members, hint: str) -> Edits:
+        """found: as the note has left it."""
+        del found, hint
+        return {}
+
+    def _scored(self, found: peek.Members) -> Edits:
+        del found
         return {}
 
 

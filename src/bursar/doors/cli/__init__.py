@@ -65,6 +65,8 @@ def app() -> App:
             group.command(f"{__name__}.{place}", name=name, help=what, help_epilogue=f"Example: {example}")
     told.command(keys)
     told.command(f"{__name__}.budgets:app", name="budgets", help="Where the budgets stand; limits from recorded runs.")
+    told.command(f"{__name__}.alerts:app", name="alerts", help="Incidents, open and past; a test of every target.")
+    told.command(f"{__name__}.breakers:app", name="breakers", help="Who is suspended, why and until when; reset.")
     told.command(f"{__name__}.cache:app", name="cache", help="The answers that are kept to be given again.")
     return told
 

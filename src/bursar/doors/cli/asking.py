@@ -4,12 +4,14 @@ import io
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cyclopts import Parameter
 
 from bursar.config import load
+from bursar.doors.cli import callmap as maps
 from bursar.doors.cli import tables
 from bursar.doors.cli.shared import Config, Json, Misuse, Since, Tenant, Until, ledger, moment, say, say_json, working
 from bursar.doors.open import make_policy
@@ -27,7 +29,7 @@ def report(
     *,
     by: Annotated[
         str,
-        Parameter(help="agent, step, user, session, model, tier, provider, api, cache, tag:K, day or hour."),
+        Parameter(help="agent, step, user, user_tier, session, model, tier, provider, api, cache, tag:K, day, hour."),
     ] = "agent",
     since: Since = None,
     until: Until = None,
@@ -36,6 +38,7 @@ def report(
     tz: Annotated[str, Parameter(help="The time zone of days and hours, such as Europe/Berlin.")] = "UTC",
     as_json: Json = False,
     csv: Annotated[bool, Parameter(help="The table alone, as CSV.")] = False,
+    chart: Annotated[Path | None, Parameter(help="Draw the table into this file too: FILE.svg or FILE.png.")] = None,
     config: Config = None,
 ) -> None:
     """The four metrics and a table."""
@@ -55,6 +58,10 @@ def report(
             )  # fmt: skip
         except ValueError as fault:
             raise Misuse(str(fault)) from None
+    if chart is not None:
+        from bursar.doors.cli.chart import write
+
+        write(found, chart)
     if as_json:
         say_json(reports.as_json(found))
     elif csv:
@@ -93,8 +100,16 @@ def runs(
         tables.print_runs(page, tables.console())
 
 
-def run(run_id: str, /, *, tenant: Tenant = None, as_json: Json = False, config: Config = None) -> None:
-    """One run's call map: every attempt, in order, with those of the runs nested in it.
+def run(
+    run_id: str,
+    /,
+    *,
+    why: Annotated[bool, Parameter(help="Each decision on a line of its own, with all that it went by.")] = False,
+    tenant: Tenant = None,
+    as_json: Json = False,
+    config: Config = None,
+) -> None:
+    """One run's call map: every attempt, in order, with those of the runs nested in it, and what was decided for it.
 
     Parameters
     ----------
@@ -112,7 +127,7 @@ def run(run_id: str, /, *, tenant: Tenant = None, as_json: Json = False, config:
     if as_json:
         say_json(callmap.as_json(run_id, total, entries))
     else:
-        tables.print_run(run_id, total, callmap.grow(run_id, entries), tables.console())
+        maps.print_run(run_id, total, callmap.grow(run_id, entries), tables.console(), full=why)
 
 
 def verify(*, as_json: Json = False, config: Config = None) -> int:

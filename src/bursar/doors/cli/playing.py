@@ -13,13 +13,13 @@ from bursar.doors.cli.shared import Json
 def demo(
     *,
     runs: Annotated[int, Parameter(help="Runs of each of the three agents.")] = demonstration.RUNS,
-    serve: Annotated[bool, Parameter(help="Leave the gateway open on the result.")] = False,
+    serve: Annotated[bool, Parameter(help="Leave gateway and dashboard open on the result.")] = False,
     as_json: Json = False,
     config: Annotated[
         Path | None, Parameter(name="--config", help="Taken as everywhere; the demo has its own.")
     ] = None,
 ) -> int:
-    """Three agents on the simulated provider, through the real pipeline, and what they cost."""
+    """Three agents on the simulated provider, through the real pipeline: what they cost, before and after."""
     if config is not None:
         load(config)
     return demonstration.main(runs, as_json, serve)

@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,9 +16,10 @@ from cyclopts import Parameter
 
 from bursar.config import Settings, load
 from bursar.doors.cli.shared import Config, Misuse, note
-from bursar.doors.gateway import worker
+from bursar.doors.gateway import meters, worker
 from bursar.doors.gateway.serve import check_address, run
 from bursar.doors.open import open_store
+from bursar.doors.telemetry import logs
 from bursar.sandbox import Settings as Sandbox
 from bursar.sandbox import serve as serve_sandbox
 from bursar.sandbox.faults import parse_odds
@@ -44,11 +46,14 @@ def serve(
     check_address(address, keyed=keyed)
     bound = free(address, port if port is not None else settings.gateway.port)
     _announce("gateway", address, bound, as_json, _about(settings, keyed))
-    with until_told():
+    logs.configure(settings.logging.format, settings.logging.level)
+    with until_told(), ExitStack() as stack:
         if workers == 1:
-            run(worker.gateway(settings), address, bound)
-        else:
-            run(worker.FACTORY, address, bound, workers, factory=True)
+            run(worker.gateway(settings), address, bound, log_config=None)
+            return
+        if meters.SHARED not in os.environ:  # how the workers count together
+            os.environ[meters.SHARED] = stack.enter_context(tempfile.TemporaryDirectory(prefix="bursar-metrics-"))
+        run(worker.FACTORY, address, bound, workers, factory=True, log_config=None)
 
 
 def sandbox(

@@ -16,19 +16,20 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from bursar.insights.callmap import Head, Node
 from bursar.insights.hits import learned
 from bursar.insights.hits import share as saved
 from bursar.insights.report import Report, share
+from bursar.insights.routes import Route, Routes, Tried
 from bursar.stores.base import Counters, Key, Line, Page, Run, RunCosts
-from bursar.types import Entry, Instant
+from bursar.types import Instant
 
 _ENDLESS = 1000
-_DEEPEST = 12
 _MANY = 50
 _SHORT = 18
 """Characters of a label that are worth more than a spare column."""
 _GAP = 2
+_JUDGED = ("step", "tier", "model")
+"""Labels whose lines tell how many answers their checks have passed and rejected."""
 
 
 def console() -> Console:
@@ -54,13 +55,13 @@ def print_report(report: Report, out: Console) -> None:
     if not report.lines and not total.attempts and not total.calls:
         out.print("No calls in this period.")
         return
-    out.print(f"{_calls(total)}, {_tokens(total)}, {cost(total)}")
+    out.print(f"{_calls(total)}, {tokens_told(total)}, {cost(total)}")
     _print(out, _runs_table(report), "p99", "p50", "own output", "own input")
     mean = _bound(metrics.cost_per_user_nanos or 0, total.unpriced) if metrics.users else "no call names its user"
-    _say(out, "Cost per user", f"{mean}, {_plural(metrics.users, 'user')}")
+    _say(out, "Cost per user", f"{mean}, {plural(metrics.users, 'user')}")
     if metrics.top_users:
         _print(out, _lines_table("", "user", metrics.top_users, total))
-    hits = f"{total.hits:,} of {_plural(total.calls, 'call')}, {dollars(total.saved_nanos)} saved"
+    hits = f"{total.hits:,} of {plural(total.calls, 'call')}, {dollars(total.saved_nanos)} saved"
     _say(out, "Cache hit rate", f"{percent(metrics.hit_rate)}: {hits}")
     if total.hits:
         _print(out, _hits_table("Hits by cache", report.hits.caches, total))
@@ -71,6 +72,8 @@ def print_report(report: Report, out: Console) -> None:
             _say(out, "Semantic cache", f"{plain(pool['step'])}, {pool['served']:,} given: {told}")
     _say(out, "Providers' own prompt caches", f"{percent(metrics.cached_input_share)} of input tokens")
     _print(out, _lines_table("Models by tier", "tier", report.tiers, total))
+    if report.routes is not None and report.routes.steps:
+        _print(out, _routes_table(report.routes), "false passes", "attempts")
     if report.by != "model":
         _print(out, _lines_table("By model", "model", metrics.models, total))
     if report.by != "tier" or report.agent is not None:
@@ -80,7 +83,8 @@ def print_report(report: Report, out: Console) -> None:
     if report.remarks:
         out.print()
     for remark in report.remarks:
-        out.print(Text.assemble(("! ", "bold yellow"), plain(remark.text)))
+        mark = ("+ ", "bold green") if remark.good else ("! ", "bold yellow")
+        out.print(Text.assemble(mark, plain(remark.text)))
 
 
 def _print(out: Console, table: Table, *spare: str) -> None:
@@ -142,9 +146,10 @@ def _own(counts: Counters) -> tuple[str, str]:
 
 
 def _lines_table(title: str, by: str, lines: Sequence[Line], total: Counters) -> Table:
-    """The first lines of many; columns of unknowns only where there are any."""
+    """The first lines of many; columns of unknowns and of what was judged only where there are any."""
     shown = lines if by in ("day", "hour") else lines[:_MANY]
-    unknowns = [name for name in ("unpriced", "estimated") if any(getattr(line.counts, name) for line in lines)]
+    rare = ("passed", "rejected", "unpriced", "estimated") if by in _JUDGED else ("unpriced", "estimated")
+    unknowns = [name for name in rare if any(getattr(line.counts, name) for line in lines)]
     table = grid(title, by, "calls", "input", "cached", "output", "cost", "of cost", *unknowns)
     for line in shown:
         told = line.counts
@@ -165,6 +170,46 @@ def _hits_table(title: str, lines: Sequence[Line], total: Counters) -> Table:
         counts = (f"{told.calls:,}", f"{told.hits:,}", percent(share(told.hits, told.calls)))
         table.add_row(plain(line.key), *counts, dollars(told.saved_nanos), percent(saved(told, total)))
     return table
+
+
+def _routes_table(routes: Routes) -> Table:
+    """A line for each tier of each step; what a solved request cost stands on the step's first one."""
+    audited = any(one.audits is not None for step in routes.steps for one in step.tiers)
+    columns = ("step", "tier", "attempts", "judged", "passed", "cost", "per solved")
+    more = ("audited", "right", "false passes") if audited else ()
+    table = grid("Pass rates by step and tier", *columns, *more, left=2)
+    for step in routes.steps[:_MANY]:
+        for at, one in enumerate(step.tiers):
+            table.add_row(
+                "" if at else plain(step.step),
+                plain(one.tier),
+                *_tried(one),
+                *_solved(step, at),
+                *_worth(one)[: len(more)],
+            )
+    if len(routes.steps) > _MANY:
+        table.add_row(f"and {len(routes.steps) - _MANY:,} more: --json has them all")
+    return table
+
+
+def _tried(one: Tried) -> tuple[str, ...]:
+    told = one.counts
+    judged = told.passed + told.rejected
+    return f"{told.attempts + told.hits:,}", f"{judged:,}", percent(one.pass_rate) if judged else "", cost(told)
+
+
+def _solved(step: Route, at: int) -> tuple[str]:
+    if at or step.solved is None:
+        return ("",)
+    return ("none solved" if step.solved_nanos is None else _bound(step.solved_nanos, step.counts.unpriced),)
+
+
+def _worth(one: Tried) -> tuple[str, ...]:
+    if one.audits is None or not one.audits.total[1]:
+        return ("", "", "")
+    agreed, audited = one.audits.total
+    false = one.false_pass_rate
+    return f"{audited:,}", percent(share(agreed, audited)), "" if false is None else percent(false)
 
 
 # --- runs
@@ -192,64 +237,6 @@ def print_runs(page: Page[Run], out: Console) -> None:
         out.print("No runs in this period.")
     if page.next_cursor is not None:
         out.print(f"More: --cursor {page.next_cursor}")
-
-
-def print_run(run_id: str, total: Run | None, nodes: Sequence[Node], out: Console) -> None:
-    """The call map: every attempt in order, under the run that made it."""
-    entries = [node.item for node in nodes if isinstance(node.item, Entry)]
-    whole = next(node.item.counts for node in nodes if isinstance(node.item, Head))
-    began = min(entry.started_at for entry in entries)
-    labels = (
-        [("agent", total.agent_id), ("user", total.user_id), ("session", total.session_id)] if total is not None else []
-    )
-    told = "".join(f", {name} {plain(label)}" for name, label in labels if label is not None)
-    out.print(Text(f"Run {plain(run_id)}{told}", "bold"))
-    out.print(f"{when(began)}: {_plural(len(entries), 'attempt')}, {_tokens(whole)}, {cost(whole)}")
-    table = grid("", "call", "model", "why", "seconds", "took", "input", "cached", "output", "cost", "", left=3)
-    for node in nodes:
-        indent = "  " * min(node.depth - 1, _DEEPEST)
-        if isinstance(node.item, Entry):
-            table.add_row(indent + plain(node.item.step), *_attempt(node.item, began))
-        elif node.depth:
-            name = f"{indent}└ {plain(node.item.agent_id)} ({plain(node.item.run_id)})"
-            sums = (*_own_cached(node.item.counts), cost(node.item.counts), "in all")
-            table.add_row(name, "", "", "", "", *sums, style="dim")
-    fit(out, table, "took", "why", "seconds")
-
-
-def _own_cached(counts: Counters) -> tuple[str, ...]:
-    return tuple(tokens(counts, n) for n in (counts.input_tokens, counts.cached_tokens, counts.output_tokens))
-
-
-def _attempt(entry: Entry, began: Instant) -> tuple[str, ...]:
-    took = "" if entry.duration_ms is None else f"{entry.duration_ms / 1000:.2f}"
-    return (
-        plain(entry.model) + (f" ({plain(entry.tier)})" if entry.tier else ""),
-        plain(entry.route_reason),
-        f"+{(entry.started_at - began) / 1e6:.2f}",
-        took,
-        *(_count(n) for n in (entry.input_tokens, entry.cached_tokens, entry.output_tokens)),
-        dollars(entry.cost_nanos),
-        _remark(entry),
-    )
-
-
-def _remark(entry: Entry) -> str:
-    """What is not as usual about an attempt."""
-    told = []
-    if entry.status != "completed":
-        told.append(entry.status + (f" {entry.http_status}" if entry.http_status and entry.status == "failed" else ""))
-    if entry.cache not in ("bypass", "miss", entry.status):
-        told.append(entry.cache)
-    if entry.attempt > 1:
-        told.append(f"attempt {entry.attempt}")
-    if entry.sdk_retry:
-        told.append(f"retry {entry.sdk_retry} of the SDK")
-    if entry.cost_status == "estimated":
-        told.append("estimated")
-    if entry.reasoning_tokens:
-        told.append(f"{entry.reasoning_tokens:,} reasoning")
-    return ", ".join(told)
 
 
 # --- keys
@@ -312,19 +299,17 @@ def plain(label: str | None) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in label)
 
 
-def _count(number: int | None) -> str:
-    return "unknown" if number is None else f"{number:,}"
-
-
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """ "1 call", "2 calls"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _calls(counts: Counters) -> str:
-    return f"{_plural(counts.calls, 'call')} ({_plural(counts.attempts, 'attempt')}, {counts.failed:,} failed)"
+    return f"{plural(counts.calls, 'call')} ({plural(counts.attempts, 'attempt')}, {counts.failed:,} failed)"
 
 
-def _tokens(counts: Counters) -> str:
+def tokens_told(counts: Counters) -> str:
+    """A sum's tokens in and out, in words."""
     read, written = tokens(counts, counts.input_tokens), tokens(counts, counts.output_tokens)
     cached = percent(share(counts.cached_tokens, counts.input_tokens)) if counts.input_tokens else "0%"
     return f"{read} tokens in ({cached} cached), {written} out"

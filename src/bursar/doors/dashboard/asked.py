@@ -17,8 +17,8 @@ from bursar.stores.counters import BUCKET_US
 from bursar.types import Instant
 
 LABELS: Mapping[str, str] = {
-    "agent": "agent_id", "step": "step", "user": "user_id", "session": "session_id", "run": "run_id", "model": "model",
-    "tier": "tier", "provider": "provider", "cache": "cache", "status": "status",
+    "agent": "agent_id", "step": "step", "user": "user_id", "user_tier": "user_tier", "session": "session_id",
+    "run": "run_id", "model": "model", "tier": "tier", "provider": "provider", "cache": "cache", "status": "status",
 }  # fmt: skip
 """As the URL says it -> the row's column."""
 PERIODS = (
@@ -28,7 +28,8 @@ USUAL = "7d"
 PATHS: Mapping[str, str] = {
     "overview": "/", "agents": "/bursar/agents", "runs": "/bursar/runs", "users": "/bursar/users",
     "models": "/bursar/models", "caches": "/bursar/caches", "budgets": "/bursar/budgets", "run": "/bursar/run",
-    "calls": "/bursar/calls", "call": "/bursar/call", "budget": "/bursar/budget",
+    "calls": "/bursar/calls", "call": "/bursar/call", "budget": "/bursar/budget", "alerts": "/bursar/alerts",
+    "breaker": "/bursar/breaker",
 }  # fmt: skip
 """A page's name -> where it is."""
 

@@ -22,8 +22,17 @@ class Segment(msgspec.Struct, frozen=True):
     """Its class in the style sheet."""
 
 
+class Form(msgspec.Struct, frozen=True):
+    """A button that changes something: where it is sent, what it says, what it is about, and the fields it sends."""
+
+    path: str
+    button: str
+    about: str
+    fields: tuple[tuple[str, str], ...]
+
+
 class Cell(msgspec.Struct, frozen=True):
-    """One cell of a table. href: the rows behind it. bars: drawn beside the text."""
+    """One cell of a table. href: the rows behind it. bars: drawn beside the text. form: drawn instead of it."""
 
     text: str
     href: str | None = None
@@ -31,6 +40,7 @@ class Cell(msgspec.Struct, frozen=True):
     hint: str = ""
     look: str = ""
     depth: int = 0
+    form: Form | None = None
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,6 +87,11 @@ class Contract(msgspec.Struct, frozen=True):
     risks: Risks
     deviations: Deviations
 
+    @property
+    def title(self) -> str:
+        """Its first line."""
+        return self.text.partition("\n")[0]
+
 
 def contract(number: int) -> Contract:
     """The contract of that number: the same in every run of the demo."""
@@ -95,12 +100,13 @@ def contract(number: int) -> Contract:
     supplier, customer = (f"{a} {b} {lot.choice(_FORMS)}" for a, b in zip(lot.sample(_FIRST, 2), lot.sample(_SECOND, 2), strict=True))  # fmt: skip
     start = date(2024, 1, 1) + timedelta(days=lot.randrange(700))
     end = start + timedelta(days=365 * lot.randint(1, 5))
-    dates = Dates(effective=start.isoformat(), expires=end.isoformat(), notice_days=lot.choice((30, 60, 90, 180)))
+    notice = lot.choice((30, 60, 90, 180))
     fee = f"{lot.randint(20, 900)},{lot.randint(0, 9)}00.00"
+    dates = Dates(effective=start.isoformat(), expires=end.isoformat(), notice_days=notice, fee=fee)
     odd = sorted(lot.sample(sorted(_UNUSUAL), lot.randint(1, 4)))
     facts = {**_USUAL, **{name: _UNUSUAL[name][0] for name in odd}}
     words = {"supplier": supplier, "customer": customer, "effective": dates.effective, "expires": dates.expires}
-    body = _body(facts | words | {"notice": str(dates.notice_days), "fee": fee})
+    body = _body(facts | words | {"notice": str(notice), "fee": fee})
     head = f"{kind.upper()} AGREEMENT No. {number + 1}\n\nbetween {supplier} and {customer}"
     return Contract(
         number,

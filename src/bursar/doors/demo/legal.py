@@ -1,7 +1,7 @@
 """The legal document analyst, as its users would write it: Anthropic's SDK, seven steps, structured output, streaming.
 
-Every step sends the whole contract to the frontier model, the easy ones too. An answer that does not fit its schema
-raises pydantic's ValidationError; errors of the SDK reach the caller.
+Six steps send the whole contract to the frontier model, the easy ones too; the last is written from what they found. An
+answer that does not fit its schema raises pydantic's ValidationError; errors of the SDK reach the caller.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -37,11 +37,12 @@ class Parties(BaseModel):
 
 
 class Dates(BaseModel):
-    """When it starts and ends, and the notice in days."""
+    """When it starts and ends, the notice in days, and the yearly fee in EUR."""
 
     effective: str
     expires: str
     notice_days: int
+    fee: str
 
 
 class Obligation(BaseModel):
@@ -94,11 +95,11 @@ class Analysis(BaseModel):
 ASKS = {
     "classify": "What kind of contract is this?",
     "parties": "Who are the parties? Record the supplier and the customer.",
-    "dates": "From when to when does the contract run, and with what notice can it be ended? Record the dates.",
+    "dates": "From when to when does it run, with what notice can it be ended, what is the yearly fee? Record it.",
     "obligations": "List every obligation: the party that owes it, what is owed, and the clause.",
     "risks": "List every risk for the customer: the clause, the risk, and how severe it is.",
     "compare": "Compare the contract with our house standard. Which clauses depart from it?",
-    "summary": "Summarise the contract for the managing director, on one page, with the amount of the yearly fee.",
+    "summary": "Judge for the managing director, on one page: the yearly cost, what speaks against it, what to do.",
 }
 
 
@@ -106,6 +107,12 @@ def prompt(step: str, contract: str, standard: str = "") -> str:
     """The text of a step: the contract, for `compare` the house standard, and the question."""
     house = f"<standard>\n{standard}\n</standard>\n\n" if standard else ""
     return f"<contract>\n{contract}\n</contract>\n\n{house}{ASKS[step]}"
+
+
+def findings(contract: str, *found: BaseModel) -> str:
+    """The text of the last step: the contract's title, what the steps before it found, and the question."""
+    lines = [contract.partition("\n")[0], *(one.model_dump_json() for one in found)]
+    return "\n".join(["<findings>", *lines, "</findings>", "", ASKS["summary"]])
 
 
 def analyse(
@@ -126,7 +133,8 @@ def analyse(
         with run.step("compare"):
             deviations = extract(client, prompt("compare", contract, standard), Deviations)
         with run.step("summary"):
-            summary = write(client, prompt("summary", contract))
+            found = (classified, parties, dates, obligations, risks, deviations)
+            summary = write(client, findings(contract, *found))
     return Analysis(
         classified=classified,
         parties=parties,

@@ -7,30 +7,34 @@ import io
 import re
 import sys
 import tempfile
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from bursar.doors.demo import RUNS, play, show
-from bursar.stores.sqlite import SqliteStore
+from bursar.doors import demo
+from bursar.doors.demo import play, show
 
 WIDTH = 96
 """Characters of a line: the report's widest table fits."""
 
 
-def draw(path: Path, runs: int = RUNS) -> None:
-    """Plays the demo and writes its report, without the call map, as an SVG."""
+def draw(path: Path, runs: int = demo.RUNS) -> None:
+    """Plays the demo and writes its report, without the call maps, as an SVG."""
     from rich.console import Console
 
     out = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False, markup=False, emoji=False)
     with (
         tempfile.TemporaryDirectory(prefix="bursar-demo-") as folder,
         play.sandbox(runs) as server,
-        closing(SqliteStore(Path(folder, "bursar.db"))) as store,
+        demo.both(Path(folder), server, runs, _silent) as played,
     ):
-        played = play.play(store, server, runs, lambda agent, done: None)
-        show.summary(played, store, out)
-    show.proof(played, out)
+        show.summary(*played, out)
+        show.proof(*played, out)
     path.write_text(_alone(out.export_svg(title="bursar demo", unique_id="demo")) + "\n", encoding="utf-8")
+
+
+def _silent(act: str, agents: Sequence[str], runs: int) -> AbstractContextManager[play.Heard]:
+    return nullcontext(lambda agent, done: None)
 
 
 def _alone(svg: str) -> str:

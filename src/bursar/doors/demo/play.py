@@ -1,4 +1,4 @@
-"""Plays the three agents against the sandbox, through the library door, and counts what came of it.
+"""Plays the three agents against the sandbox, through the library door, and counts what came of it: one act.
 
 Each agent has a thread of its own and makes its runs one after another, so that what is in the provider's prompt cache
 depends on nothing but the seed: the same number of runs costs the same dollars. An error in an agent ends the demo.
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from secrets import token_bytes
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bursar.doors.demo import legal, research, tutor, web, workload
+from bursar.doors.demo.acts import KEY
 from bursar.doors.demo.contracts import contract, standard
 from bursar.doors.library.guard import Guard
+from bursar.doors.open import Books
 from bursar.money import divide_half_even
-from bursar.policy import Candidate, Policy, PriceBook, Provider, Unpriced
-from bursar.rules.cards import compile_book
+from bursar.policy import PriceBook, Unpriced
 from bursar.sandbox import SandboxServer, Settings
 from bursar.stores.base import Filters, Run, Store
 from bursar.types import Terms
@@ -28,18 +28,10 @@ if TYPE_CHECKING:
 
 
 SEED = 0
-KEY = "sandbox"
-"""Any key does."""
 FAULTS = "429:0.02,503:0.01"
 """What a real provider does now and then; the SDKs retry it."""
 MAIN_STEP = "report"
 """The call of the research assistant that its author reckoned with."""
-
-TIERS: Mapping[str, tuple[str, ...]] = {
-    "small": ("openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"),
-    "mid": ("openai/gpt-4o", "anthropic/claude-sonnet-5-5"),
-    "frontier": ("anthropic/claude-opus-4-8", "openai/gpt-5.4"),
-}
 AGENTS = ("researcher", "legal", "tutor")
 
 Heard: TypeAlias = Callable[[str, int], None]
@@ -59,7 +51,7 @@ class Grade(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What came of the demo; amounts in nano-dollars."""
+    """What came of one act; amounts in nano-dollars."""
 
     seconds: float
     runs: Mapping[str, list[Run]]
@@ -79,6 +71,9 @@ class Played(NamedTuple):
     def cost(self, agent: str) -> int:
         return sum(run.tree_cost_nanos for run in self.runs[agent])
 
+    def per_run(self, agent: str) -> int:
+        return divide_half_even(self.cost(agent), len(self.runs[agent]))
+
     @property
     def measured_per_1000(self) -> int:
         """What a thousand reports cost, by the ledger."""
@@ -91,23 +86,13 @@ def sandbox(runs: int) -> SandboxServer:
     return SandboxServer(Settings(seed=SEED, tasks=tasks, faults=FAULTS, retry_after_s=0.02, chunk_tokens=24))
 
 
-def policy(url: str) -> Policy:
-    """The demo's policy: the sandbox in place of the providers, three tiers, nothing from the environment."""
-    return Policy(
-        prices=compile_book({}, {}),
-        providers={
-            "openai": Provider("openai", "openai", f"{url}/v1"),
-            "anthropic": Provider("anthropic", "anthropic", url),
-        },
-        tiers={name: tuple(Candidate(*model.split("/")) for model in models) for name, models in TIERS.items()},
-        digest_key=token_bytes(32),
-    )
+def play(guard: Guard, told: Books, server: SandboxServer, runs: int, heard: Heard) -> Played:
+    """So many reports, contracts and tutoring sessions; then the sums. Guard and store stay open.
 
-
-def play(store: Store, server: SandboxServer, runs: int, heard: Heard) -> Played:
-    """So many reports, contracts and tutoring sessions; then the sums. The store stays open."""
-    rules = policy(server.url)
-    guard = Guard(rules, store)
+    The provider forgets all that was before: both acts find it the same.
+    """
+    server.app.reset()
+    store = told.store
     began = time.monotonic()
     with _clients(guard, server.url) as (openai, anthropic):
         agents = (
@@ -122,7 +107,7 @@ def play(store: Store, server: SandboxServer, runs: int, heard: Heard) -> Played
     seconds = time.monotonic() - began
     found = {name: _roots(store, name) for name in AGENTS}
     (total,) = store.spend("total")
-    reckoned = estimate(store, rules.prices)
+    reckoned = estimate(store, told.policy.prices)
     return Played(seconds, found, grades, reckoned, server.bill.total_nanos(), total.counts.cost_nanos)
 
 

@@ -1,22 +1,26 @@
 """What the demo says: progress on stderr, the result on stdout, for people or as JSON. Unknown is null or "unknown".
 
-The report and the call map are those of `bursar report --by step` and `bursar run`. The JSON object has `agents` (by
-name: runs, calls, cost_usd, cost_per_run_usd, right, graded, quality), `estimate_per_1000_usd`,
-`measured_per_1000_usd`, `bill_usd`, `ledger_usd`, `exact`, `seconds` and `report`. All but `seconds` is the same for
-the same number of runs.
+Report and call maps are those of `bursar report --by step` and `bursar run`. The JSON object has `agents` (by name:
+runs, calls, cost_usd, cost_per_run_usd, right, graded, quality), `estimate_per_1000_usd`, `measured_per_1000_usd`,
+`bill_usd`, `ledger_usd` and `report`, all of the first act; `exact` and `seconds` of both; `before` and `after` with
+agents, bill_usd, ledger_usd, exact, seconds, calls, hit_rate, hits, prompt_cache_share, tiers, and after's report.
 """
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bursar.doors import semantic
+from bursar.doors.cli import callmap as maps
 from bursar.doors.cli import tables
 from bursar.doors.cli.shared import say_json
-from bursar.doors.demo.play import TIERS, Heard, Played
+from bursar.doors.demo import versus
+from bursar.doors.demo.play import Heard, Played
+from bursar.doors.open import Books
 from bursar.insights import callmap, report
 from bursar.money import divide_half_even, format_usd
-from bursar.stores.base import Filters, Store
+from bursar.stores.base import Filters, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,38 +40,70 @@ _NEXT = (
 )
 
 
+class Act(NamedTuple):
+    """One act: what came of it, and its books, still open."""
+
+    played: Played
+    books: Books
+
+    def report(self) -> report.Report:
+        """By step; by agent it is within the metrics."""
+        rules, store = self.books.policy, self.books.store
+        pools = semantic.learned(store)
+        return report.build(store, by="step", tiers=tuple(rules.tiers), steps=rules.steps, pools=pools)
+
+
 @contextmanager
-def progress(agents: Sequence[str], runs: int) -> Iterator[Heard]:
+def progress(act: str, agents: Sequence[str], runs: int) -> Iterator[Heard]:
     """Counts the finished runs of every agent on stderr; on a terminal only, in place."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = {agent: bars.add_task(agent, total=runs) for agent in agents}
+        tasks = {agent: bars.add_task(f"{act}: {agent}", total=runs) for agent in agents}
         if not console.is_terminal:
-            sys.stderr.write(f"bursar demo: {len(agents)} agents, {runs} x each, on the simulated provider ...\n")
+            sys.stderr.write(f"bursar demo: {act}: {len(agents)} agents, {runs} x each, on the sandbox ...\n")
         yield lambda agent, done: bars.update(tasks[agent], completed=done)
 
 
 # --- for machines
 
 
-def as_json(played: Played, store: Store) -> None:
+def as_json(before: Act, after: Act) -> None:
     """One JSON object on stdout."""
+    first = before.played
     say_json(
         {
-            "agents": {name: _agent(played, name) for name in played.runs},
-            "estimate_per_1000_usd": format_usd(played.estimate_per_1000),
-            "measured_per_1000_usd": format_usd(played.measured_per_1000),
-            "bill_usd": format_usd(played.bill),
-            "ledger_usd": format_usd(played.ledger),
-            "exact": played.exact,
-            "seconds": round(played.seconds, 1),
-            "report": report.as_json(_report(store)),
+            "agents": _agents(first),
+            "estimate_per_1000_usd": format_usd(first.estimate_per_1000),
+            "measured_per_1000_usd": format_usd(first.measured_per_1000),
+            "bill_usd": format_usd(first.bill),
+            "ledger_usd": format_usd(first.ledger),
+            "exact": first.exact and after.played.exact,
+            "seconds": round(first.seconds + after.played.seconds, 1),
+            "report": report.as_json(before.report()),
+            "before": _act(before),
+            "after": {**_act(after), "report": report.as_json(after.report())},
         }
     )
+
+
+def _act(act: Act) -> dict[str, Any]:
+    played = act.played
+    return {
+        "agents": _agents(played),
+        "bill_usd": format_usd(played.bill),
+        "ledger_usd": format_usd(played.ledger),
+        "exact": played.exact,
+        "seconds": round(played.seconds, 1),
+        **versus.rates(act.report()),
+    }
+
+
+def _agents(played: Played) -> dict[str, Any]:
+    return {name: _agent(played, name) for name in played.runs}
 
 
 def _agent(played: Played, name: str) -> dict[str, Any]:
@@ -77,48 +113,52 @@ def _agent(played: Played, name: str) -> dict[str, Any]:
         "runs": len(runs),
         "calls": sum(run.tree_rows for run in runs),
         "cost_usd": format_usd(played.cost(name)),
-        "cost_per_run_usd": format_usd(divide_half_even(played.cost(name), len(runs))),
+        "cost_per_run_usd": format_usd(played.per_run(name)),
         "right": grade.right,
         "graded": grade.graded,
         "quality": grade.quality,
     }
 
 
-def _report(store: Store) -> report.Report:
-    """By step; by agent it is within the metrics."""
-    return report.build(store, by="step", tiers=tuple(TIERS), steps=())
-
-
 # --- for people
 
 
-def as_text(played: Played, store: Store, out: "Console") -> None:
-    """The report, the estimate and why it is wrong, one run's call map, the proof, and what to do next."""
-    summary(played, store, out)
-    _print_run(out, store, max(played.runs["researcher"], key=lambda run: run.tree_cost_nanos).run_id)
-    proof(played, out)
+def as_text(before: Act, after: Act, out: "Console") -> None:
+    """Report, estimate and why it is wrong, before and after, two runs' call maps, the proof, what to do next."""
+    summary(before, after, out)
+    dearest = max(after.played.runs["researcher"], key=lambda run: run.tree_cost_nanos)
+    most = max(after.played.runs["legal"], key=lambda run: (run.tree_rows, run.run_id))
+    _title(out, "After, call by call: the dearest report")
+    _print_run(out, after, dearest)
+    _title(out, "After, call by call: the contract that took most calls")
+    _print_run(out, after, most)
+    proof(before, after, out)
     _title(out, "Next")
     for what, how, where in _NEXT:
         out.print(f"  {what:<14}{how:<29}{where}")
 
 
-def summary(played: Played, store: Store, out: "Console") -> None:
-    """The report, how good the answers were, and the estimate."""
+def summary(before: Act, after: Act, out: "Console") -> None:
+    """The first act's report and estimate, then both acts side by side."""
+    played = before.played
     calls = sum(run.tree_rows for runs in played.runs.values() for run in runs)
     _title(out, f"Three agents on the simulated provider: {calls:,} calls by the real SDKs in {played.seconds:.0f} s")
-    tables.print_report(_report(store), out)
-    right = (f"{name} {tables.percent(grade.quality)} of {grade.graded}" for name, grade in played.grades.items())
-    out.print(f"\nRight answers: {', '.join(right)}")
-    _print_estimate(out, played, store)
+    tables.print_report(before.report(), out)
+    _print_estimate(out, before)
+    _title(out, f"Before and after: the same code and tasks, now with all of it on, in {after.played.seconds:.0f} s")
+    versus.print_agents(played, after.played, out)
+    versus.print_rates(before.report(), after.report(), out)
 
 
-def proof(played: Played, out: "Console") -> None:
-    """The ledger's sum and the provider's bill, and by how much they differ where they do."""
-    sign, style = ("=", "bold green") if played.exact else ("≠", "bold red")
-    ledger, bill = format_usd(played.ledger), format_usd(played.bill)
-    _title(out, f"Proof: ledger ${ledger} {sign} provider's own bill ${bill}", style)
-    if not played.exact:
-        out.print(f"They differ by ${format_usd(abs(played.ledger - played.bill))}. This is a bug: please report it.")
+def proof(before: Act, after: Act, out: "Console") -> None:
+    """The ledgers' sums and the provider's bills, and by how much they differ where they do."""
+    for act, what in ((before, ""), (after, " (after)")):
+        sign, style = ("=", "bold green") if act.played.exact else ("≠", "bold red")
+        ledger, bill = format_usd(act.played.ledger), format_usd(act.played.bill)
+        _title(out, f"Proof{what}: ledger ${ledger} {sign} provider's own bill ${bill}", style)
+        if not act.played.exact:
+            differ = format_usd(abs(act.played.ledger - act.played.bill))
+            out.print(f"They differ by ${differ}. This is a bug: please report it.")
 
 
 def _title(out: "Console", text: str, style: str = "bold") -> None:
@@ -126,8 +166,9 @@ def _title(out: "Console", text: str, style: str = "bold") -> None:
     out.print(text, style=style)
 
 
-def _print_estimate(out: "Console", played: Played, store: Store) -> None:
+def _print_estimate(out: "Console", act: Act) -> None:
     """1,000 reports as reckoned and as measured, and where it goes: by step, what the sub-agent did apart."""
+    played, store = act.played, act.books.store
     reports = len(played.runs["researcher"])
     times = played.measured_per_1000 / played.estimate_per_1000
     estimate, measured = tables.dollars(played.estimate_per_1000), tables.dollars(played.measured_per_1000)
@@ -138,15 +179,16 @@ def _print_estimate(out: "Console", played: Played, store: Store) -> None:
     for step, counts in sorted(found.items(), key=lambda pair: -pair[1].cost_nanos):
         cost = tables.dollars(divide_half_even(counts.cost_nanos * 1000, reports))
         out.print(f"  {step:<13}{counts.attempts / reports:>5.1f}{cost:>11}  {_WHY.get(step, '')}")
-
-
-def _print_run(out: "Console", store: Store, run_id: str) -> None:
-    """The call map of one run."""
-    entries = store.run(run_id)
-    _title(out, "The dearest of them, call by call")
-    tables.print_run(run_id, store.run_total(run_id, entries[0].tenant), callmap.grow(run_id, entries), out)
-    turns = [n for entry in entries if entry.step == "gather" and (n := entry.input_tokens)]
+    dearest = max(played.runs["researcher"], key=lambda run: run.tree_cost_nanos)
+    turns = [n for entry in store.run(dearest.run_id) if entry.step == "gather" and (n := entry.input_tokens)]
     out.print(
-        f"\nWhile it gathered, its conversation grew to {max(turns):,} tokens and was sent {len(turns)} times: "
-        f"{sum(turns):,} input tokens."
+        f"While the dearest of them gathered, its conversation grew to {max(turns):,} tokens and was sent "
+        f"{len(turns)} times: {sum(turns):,} input tokens."
     )
+
+
+def _print_run(out: "Console", act: Act, run: Run) -> None:
+    """The call map of one run."""
+    store = act.books.store
+    entries = store.run(run.run_id)
+    maps.print_run(run.run_id, store.run_total(run.run_id, entries[0].tenant), callmap.grow(run.run_id, entries), out)

@@ -4,14 +4,15 @@ The answers follow a tier's odds (the sandbox's business); whether one was right
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 from typing import TypeAlias
 
 from pydantic import BaseModel
 
-from bursar.doors.demo import legal, research, web
+from bursar.doors.demo import checks, legal, research, web
 from bursar.doors.demo.contracts import Contract, contract, standard
 from bursar.doors.demo.lessons import AND_THEN, TOPICS
 from bursar.doors.demo.web import Question, question
@@ -27,6 +28,8 @@ LEAN = 0.12
 _EXTRACTED = {"classify": "classified", "obligations": "obligations", "risks": "risks", "compare": "deviations"}
 _RECORDED = ("parties", "dates")
 """The legal steps that answer by structured output, with their field of the analysis, and by a tool."""
+_REASON = 2_000
+"""Characters of a message that says why an answer was rejected, at most."""
 _TIERS = ("free", "pro", "enterprise")
 _SURE = {"small": 1.0, "mid": 1.0, "frontier": 1.0}
 
@@ -83,10 +86,11 @@ def tasks(count: int) -> tuple[Task, ...]:
     """The sandbox's tasks for so many reports, contracts and sessions."""
     house = standard()
     made = [task for number in range(count) for task in _report(question(number))]
-    made += [task for number in range(count) for task in _analysis(contract(number), house)]
+    made += [task for number in range(count) for task in analysis(contract(number), house)]
     made += [task for topic in TOPICS.values() for task in _lessons(topic.asked, topic.right, topic.wrong)]
     again = "The same notes, with their sources behind every claim [1] [2]."
-    made.append(Task(kind="draft", match=research.AGAIN, right=again, output_tokens=280, odds=_SURE))
+    for match in (research.AGAIN, _sourceless):
+        made.append(Task(kind="draft", match=match, right=again, output_tokens=280, odds=_SURE))
     return tuple(made)
 
 
@@ -134,31 +138,52 @@ def _report(asked: Question) -> Iterator[Task]:
     )
 
 
+def _sourceless(prompt: str) -> bool:
+    """Bursar asks for the notes again, in its own words, where the step's check found no source in them."""
+    return prompt.startswith(("Your last answer was rejected: ", "An earlier answer was rejected: ")) and "[" in prompt
+
+
 def _begins(start: str, prompt: str) -> bool:
     return prompt.startswith(start)
 
 
-def _analysis(case: Contract, house: str) -> Iterator[Task]:
+def analysis(case: Contract, house: str) -> Iterator[Task]:
+    """The tasks of the seven steps over one contract."""
     other = contract(case.number + 1)
     for step, shape in _EXTRACTED.items():
         right, wrong = getattr(case, shape), _spoilt(getattr(case, shape), getattr(other, shape))
         text = legal.prompt(step, case.text, house if step == "compare" else "")
-        yield Task(
-            kind="classify" if step == "classify" else "extract",
-            match=text,
-            right=right.model_dump_json(),
-            wrong=wrong.model_dump_json(),
-        )
+        kind = "classify" if step == "classify" else "extract"
+        for match in _asked(case, step, text):
+            yield Task(kind=kind, match=match, right=right.model_dump_json(), wrong=wrong.model_dump_json())
     for step in _RECORDED:
         call = Step(f"record_{step}", getattr(case, step).model_dump())
-        yield Task(kind="extract", match=legal.prompt(step, case.text), right="", tool_plan=(call,), wrong_call="value")
+        for match in _asked(case, step, legal.prompt(step, case.text)):
+            yield Task(kind="extract", match=match, right="", tool_plan=(call,), wrong_call="value")
+    _, match = _asked(case, "summary", f"<findings>\n{case.title}\n")
     yield Task(
         kind="summarise",
-        match=legal.prompt("summary", case.text),
-        right=f"The yearly fee is EUR {case.fee}.",
-        wrong="The yearly fee is set out in Schedule A.",
+        match=match,
+        right=partial(_judgement, case),
+        wrong="What it costs a year is set out in Schedule A.",
         output_tokens=420,
     )
+
+
+def _asked(case: Contract, step: str, text: str) -> tuple[str, Callable[[str], bool]]:
+    """The step's own prompt, and what is asked after a rejected answer: the same with the reason behind it, or the
+    reason alone in a message of its own, which says what it is about."""
+    return text, partial(_again, text, checks.about(case.title, step))
+
+
+def _again(text: str, about: str, prompt: str) -> bool:
+    return prompt.startswith(text) or (len(prompt) < _REASON and about in prompt)
+
+
+def _judgement(case: Contract, prompt: str) -> str:
+    """Written from the findings: a fee that was found wrongly is wrong here too."""
+    found = re.search(r'"fee":"([^"]*)"', prompt)
+    return f"It costs EUR {found[1] if found else case.fee} a year."
 
 
 def _spoilt(right: BaseModel, other: BaseModel) -> BaseModel:

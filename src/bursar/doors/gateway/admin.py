@@ -1,29 +1,32 @@
 """The admin API under /bursar/v1 and Prometheus' /metrics: what the ledger knows, as JSON.
 
-Reads only, but for the purge of kept answers. A wrong parameter is 400 with its name; every answer asks the admin key
-where keys exist, but `health` and `ready`.
+Reads only, but for the purge of kept answers and the reset of a breaker. A wrong parameter is 400 with its name; every
+answer asks the admin key where keys exist, but `health` and `ready`.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bursar.doors import purging
 from bursar.doors.gateway.access import Denied, Doorkeeper
+from bursar.doors.gateway.meters import CONTENT_TYPE, Meters
 from bursar.doors.period import instant
 from bursar.doors.semantic import forget
-from bursar.insights import rows
+from bursar.drivers.breakers import reset
+from bursar.insights import breakers, callmap, incidents, rows
 from bursar.policy import Policy
-from bursar.stores.base import BudgetLine, Filters, Page, Store, StoreFailure
+from bursar.rules.breaker.life import Status
+from bursar.stores.base import Filters, Key, Store, StoreFailure
 from bursar.types import Instant
 
 PAGES = frozenset(("/metrics",))
@@ -31,7 +34,8 @@ _BY = (
     "agent", "step", "user", "session", "model", "tier", "provider", "api", "cache", "purpose", "day", "hour", "total",
 )  # fmt: skip
 _FILTERS = (
-    "run_id", "session_id", "user_id", "agent_id", "step", "model", "tier", "provider", "status", "cache", "tenant",
+    "run_id", "session_id", "user_id", "user_tier", "agent_id", "step", "model", "tier", "provider", "status", "cache",
+    "tenant",
 )  # fmt: skip
 _MOST = 1000
 _LARGEST_BODY = 64 << 10
@@ -44,9 +48,9 @@ class BadQuery(ValueError):
     """A query parameter that cannot be meant: its name and what was expected."""
 
 
-def create(store: Store, policy: Policy, doorkeeper: Doorkeeper) -> Starlette:
+def create(store: Store, policy: Policy, doorkeeper: Doorkeeper, meters: Meters) -> Starlette:
     """The admin application of one gateway."""
-    desk = _Desk(store, policy)
+    desk = _Desk(store, policy, meters)
     routes = [
         Route("/bursar/v1/health", _open(lambda: {"status": "ok"})),
         Route("/bursar/v1/ready", _open(desk.ready)),
@@ -59,6 +63,10 @@ def create(store: Store, policy: Policy, doorkeeper: Doorkeeper) -> Starlette:
         Route("/bursar/v1/budgets", _guarded(doorkeeper, desk.budgets)),
         Route("/bursar/v1/cache", _guarded(doorkeeper, desk.cache)),
         Route("/bursar/v1/cache/purge", _guarded(doorkeeper, desk.purge), methods=["POST"]),
+        Route("/bursar/v1/alerts", _guarded(doorkeeper, desk.alerts)),
+        Route("/bursar/v1/breakers", _guarded(doorkeeper, desk.breakers)),
+        Route("/bursar/v1/breakers/{breaker_id}", _guarded(doorkeeper, desk.breaker)),
+        Route("/bursar/v1/breakers/{breaker_id}/reset", _guarded(doorkeeper, desk.reset), methods=["POST"]),
         Route("/bursar/v1/keys", _guarded(doorkeeper, desk.keys)),
         Route("/metrics", _guarded(doorkeeper, desk.metrics)),
     ]
@@ -87,7 +95,7 @@ def _guarded(doorkeeper: Doorkeeper, answer: Callable[[Request], Any]) -> Callab
     async def endpoint(request: Request) -> Response:
         headers = tuple((k.decode("latin-1"), v.decode("latin-1")) for k, v in request.scope["headers"])
         try:
-            doorkeeper.admit(headers, "admin")
+            request.state.key = doorkeeper.admit(headers, "admin")
             request.state.body = await _body(request) if request.method == "POST" else b""
             told = await run_in_threadpool(answer, request)
         except Denied as denied:
@@ -115,8 +123,8 @@ async def _body(request: Request) -> bytes:
 class _Desk:
     """Answers from the store; every method runs in a thread."""
 
-    def __init__(self, store: Store, policy: Policy) -> None:
-        self._store, self._policy = store, policy
+    def __init__(self, store: Store, policy: Policy, meters: Meters) -> None:
+        self._store, self._policy, self._meters = store, policy, meters
 
     def ready(self) -> dict[str, str]:
         try:
@@ -157,12 +165,7 @@ class _Desk:
         entries = self._store.run(run_id, tenant)
         if not entries:
             return _problem(404, f"no run {run_id!r:.220} of tenant {tenant!r:.80} is in the ledger")
-        total = self._store.run_total(run_id, tenant)
-        return {
-            "run_id": run_id,
-            "total": None if total is None else rows.run(total),
-            "calls": [rows.call(entry) for entry in entries],
-        }
+        return callmap.as_json(run_id, self._store.run_total(run_id, tenant), entries)
 
     def budgets(self, request: Request) -> dict[str, Any]:
         """Counters of the windows that are running; touchers=1: with whose rows each was charged."""
@@ -190,64 +193,66 @@ class _Desk:
         except (msgspec.DecodeError, ValueError, RecursionError) as bad:
             raise BadQuery(str(bad)) from None
 
+    def alerts(self, request: Request) -> dict[str, Any]:
+        """Incidents: the open ones, or with status=past those that are over; status=deliveries: who was told."""
+        query = request.query_params
+        listed = {"past": incidents.past, "deliveries": incidents.deliveries}.get(query.get("status", "open"))
+        if listed is not None:
+            page = _told(lambda: listed(self._store, _limit(query), query.get("cursor")))
+            return {"items": list(page.items), "next_cursor": page.next_cursor}
+        if query.get("status", "open") != "open":
+            raise BadQuery(f"status: expected open, past or deliveries, got {query['status']!r:.80}")
+        return {"items": incidents.running(self._store), "next_cursor": None}
+
+    def breakers(self, request: Request) -> dict[str, Any]:
+        """Every breaker that has ever tripped, the last changed first."""
+        query = request.query_params
+        status = query.get("status")
+        if status not in (None, *get_args(Status)):
+            raise BadQuery(f"status: expected one of {', '.join(get_args(Status))}, got {status!r:.80}")
+        page = _told(
+            lambda: breakers.listed(
+                self._store, query.get("tenant"), cast(Status | None, status), _limit(query), query.get("cursor")
+            )
+        )
+        return {"items": [breakers.as_json(one) for one in page.items], "next_cursor": page.next_cursor}
+
+    def breaker(self, request: Request) -> Any:
+        """One, with its audit."""
+        seen = breakers.find(self._store, request.path_params["breaker_id"])
+        if seen is None:
+            return _no_breaker(request)
+        lines = breakers.changes(self._store, seen, _limit(request.query_params))
+        return {**breakers.as_json(seen), "changes": [breakers.change_as_json(one) for one in lines]}
+
+    def reset(self, request: Request) -> Any:
+        """Close a breaker by hand; the audit names the admin key."""
+        seen = breakers.find(self._store, request.path_params["breaker_id"])
+        if seen is None:
+            return _no_breaker(request)
+        key: Key | None = request.state.key
+        who = "this machine" if key is None else f"{key.name} ({key.key_id})"
+        done = reset(self._store, seen.tenant, seen.id, who)
+        now = breakers.find(self._store, seen.id) or seen
+        return {"reset": done, "breaker": breakers.as_json(now)}
+
     def keys(self, request: Request) -> dict[str, Any]:
         del request
         return {"items": [rows.key(item) for item in self._store.list_keys()], "next_cursor": None}
 
     def metrics(self, request: Request) -> Response:
-        """Totals since the ledger began, by served model: they outlive restarts and hold over all workers."""
+        """Prometheus' exposition."""
         del request
-        told = [
-            ("bursar_calls_total", "Requests.", "calls"),
-            ("bursar_attempts_total", "Physical attempts at a provider.", "attempts"),
-            ("bursar_input_tokens_total", "Input tokens, cached ones included.", "input_tokens"),
-            ("bursar_output_tokens_total", "Output tokens, reasoning included.", "output_tokens"),
-            ("bursar_cost_nano_usd_total", "Known cost in nano-dollars.", "cost_nanos"),
-            ("bursar_unpriced_total", "Rows whose cost is unknown.", "unpriced"),
-            ("bursar_failed_total", "Attempts that failed.", "failed"),
-            ("bursar_cache_hits_total", "Answers from Bursar's own caches.", "hits"),
-        ]
-        lines = self._store.spend("model")
-        text: list[str] = []
-        for name, helped, field in told:
-            text += [f"# HELP {name} {helped}", f"# TYPE {name} counter"]
-            text += [f'{name}{{model="{_label(item.key)}"}} {getattr(item.counts, field)}' for item in lines]
-        text += self._budget_metrics()
-        return PlainTextResponse("\n".join(text) + "\n", media_type="text/plain; version=0.0.4")
-
-    def _budget_metrics(self) -> list[str]:
-        """Sums over whoever a budget is counted for: no user or session is ever a label."""
-        sums: dict[tuple[str, str], list[int]] = {}
-        page: Page[BudgetLine] | None = None
-        while page is None or page.next_cursor is not None:
-            page = self._store.budgets(None, None, _MOST, page.next_cursor if page is not None else None)
-            for line in page.items:
-                claim, stands = line.counter.claim, line.counter.balance
-                name = "(run)" if claim.budget.startswith("run:") else claim.budget
-                held = (stands.settled_nanos, stands.held_nanos, stands.settled_tokens, stands.held_tokens)
-                before = sums.get((name, claim.scope), [0, 0, 0, 0])
-                sums[name, claim.scope] = [a + b for a, b in zip(before, held, strict=True)]
-        told = ("settled_nano_usd", "held_nano_usd", "settled_tokens", "held_tokens")
-        text = []
-        for at, name in enumerate(told):
-            text += [
-                f"# HELP bursar_budget_{name} In the windows that are running, over all that a budget is counted for.",
-                f"# TYPE bursar_budget_{name} gauge",
-            ]
-            text += [
-                f'bursar_budget_{name}{{budget="{_label(budget)}",scope="{scope}"}} {amounts[at]}'
-                for (budget, scope), amounts in sorted(sums.items())
-            ]
-        return text
+        return Response(self._meters.text(), media_type=CONTENT_TYPE)
 
     def openapi(self, request: Request) -> dict[str, Any]:
         del request
         return _openapi()
 
 
-def _label(key: str | None) -> str:
-    text = "" if key is None else key
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _no_breaker(request: Request) -> JSONResponse:
+    told = request.path_params["breaker_id"]
+    return _problem(404, f"no breaker {told!r:.120} has tripped: see GET /bursar/v1/breakers")
 
 
 def _told(ask: Callable[[], T]) -> T:
@@ -288,6 +293,13 @@ def _post(summary: str, *names: str) -> dict[str, Any]:
     return {"post": {"summary": summary, "requestBody": {"required": True, "content": sent}, "responses": answers}}
 
 
+def _reset(summary: str) -> dict[str, Any]:
+    """A POST without a body."""
+    place = {"name": "breaker_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    answers = {"200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}}
+    return {"post": {"summary": summary, "parameters": [place], "responses": answers}}
+
+
 def _openapi() -> dict[str, Any]:
     """The admin API, described."""
 
@@ -322,6 +334,10 @@ def _openapi() -> dict[str, Any]:
             ),
             "/bursar/v1/cache": get("The answers that are kept, by tenant, step and model"),
             "/bursar/v1/cache/purge": _post("Forget kept answers", "all", "step", "model", "tag", "prefix", "tenant"),
+            "/bursar/v1/alerts": get("Incidents: open, past, or their deliveries", "status", "limit", "cursor"),
+            "/bursar/v1/breakers": get("Breakers that have tripped", "status", "tenant", "limit", "cursor"),
+            "/bursar/v1/breakers/{breaker_id}": get("One breaker and its audit", "limit", path="breaker_id"),
+            "/bursar/v1/breakers/{breaker_id}/reset": _reset("Close a breaker by hand"),
             "/bursar/v1/keys": get("Bursar keys, without their secrets"),
             "/metrics": get("Prometheus"),
         },

@@ -8,7 +8,8 @@ request line. A path with dot segments is refused: it could mean one thing here 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
@@ -16,16 +17,21 @@ import msgspec
 from bursar.doors import attribution, ids
 from bursar.doors.gateway import replies
 from bursar.doors.gateway.access import Denied, Doorkeeper
+from bursar.doors.gateway.meters import Meters
 from bursar.doors.gateway.replies import Reply
 from bursar.doors.gateway.upstream import Upstream, carries_credential
+from bursar.doors.gateway.watch import Watched
 from bursar.drivers.aio import AsyncDriver, AsyncRelay
 from bursar.drivers.life import HOP_BY_HOP, Answer, Shipment, TransportFailure
 from bursar.policy import Provider
 from bursar.rules import budget
 from bursar.stores.base import Key, StoreFailure
-from bursar.types import Call, Family, Headers
+from bursar.types import Call, Family, Headers, Refused, Verdict
 from bursar.wire import dialect as dialects
 from bursar.wire.dialect import Dialect
+
+if TYPE_CHECKING:
+    from bursar.doors.telemetry.otel import Telemetry
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -70,8 +76,17 @@ class Request(NamedTuple):
 class Proxy:
     """The endpoints that cost money, and what passes beside them."""
 
-    def __init__(self, driver: AsyncDriver, upstream: Upstream, doorkeeper: Doorkeeper, settings: Settings) -> None:
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        upstream: Upstream,
+        doorkeeper: Doorkeeper,
+        settings: Settings,
+        meters: Meters,
+        telemetry: "Telemetry | None",
+    ) -> None:
         self.driver, self.upstream, self.doorkeeper, self.settings = driver, upstream, doorkeeper, settings
+        self.meters, self.telemetry = meters, telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = _request(scope)
@@ -79,7 +94,9 @@ class Proxy:
         speaks = dialects.of(_api_by_headers(asked.headers)) if dialect in (None, dialects.OTHER) else dialect
         try:
             _check(asked)
+            started = perf_counter()
             key = self.doorkeeper.admit(asked.headers, "data")
+            spent = perf_counter() - started
             body = await _body(receive, asked.headers, self.settings.max_body_bytes)
             if body is None:
                 return
@@ -90,13 +107,15 @@ class Proxy:
                 await self._pass(asked, body, receive, send)
                 return
             call = self._call(dialect, asked, body, key)
-            answer = await self.driver.serve(call, self.upstream)
-            if answer.relay is not None:
-                await self._relay(answer, call, receive, send)
+            trace = None if self.telemetry is None else self.telemetry.follow(call, asked.headers)
+            watch = Watched(self.upstream, trace, spent)
+            gone = asyncio.ensure_future(_until_gone(receive))
+            try:
+                reply = await self._answer(call, watch, speaks, gone, send)
+            finally:
+                gone.cancel()
+            if reply is None:
                 return
-            if answer.verdict is None:
-                raise RuntimeError("a driver answered with neither verdict nor relay")
-            reply = replies.of_verdict(answer.verdict, call, speaks, self.driver.policy)
         except Denied as denied:
             reply = replies.error(speaks, denied.status, str(denied))
         except attribution.BadHeader as bad:
@@ -107,6 +126,39 @@ class Proxy:
             reply = replies.error(speaks, 503, f"the ledger cannot be written, so nothing was sent: {failure}")
             reply.headers.append((b"x-should-retry", b"false"))
         await _send_whole(send, reply)
+
+    async def _answer(
+        self, call: Call, watch: Watched, speaks: Dialect, gone: "asyncio.Future[None]", send: Send
+    ) -> Reply | None:
+        """What is to be said; None where it has been, or where nobody is left to hear it."""
+        try:
+            answer = await self.driver.serve(call, watch, gone=gone)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not gone.done() or task is None or task.uncancel():
+                raise  # the server is closing
+            return None
+        if answer.relay is not None:
+            seconds = watch.added()
+            if answer.entry is not None and answer.entry.attempt == 1:
+                self.meters.added("provider", seconds)
+            await self._relay(answer, call, gone, send)
+            return None
+        if answer.verdict is None:
+            raise RuntimeError("a driver answered with neither verdict nor relay")
+        if gone.done():
+            return None
+        reply = replies.of_verdict(answer.verdict, call, speaks, self.driver.policy)
+        self._measure(answer.verdict, watch)
+        return reply
+
+    def _measure(self, verdict: Verdict, watch: Watched) -> None:
+        """What Bursar added, where nothing else was waited for: no pause before a retry, no other call's answer."""
+        seconds = watch.added()
+        if isinstance(verdict.outcome, Refused):
+            self.meters.added("refusal", seconds)
+        elif verdict.attempts < 2 and (verdict.entry is None or verdict.entry.cache != "coalesced"):
+            self.meters.added("provider" if verdict.attempts else "cache", seconds)
 
     def _call(self, dialect: Dialect, asked: Request, body: bytes, key: Key | None) -> Call:
         path = _one_segment(asked.raw) if dialect.family == "gemini" else asked.raw
@@ -168,13 +220,12 @@ class Proxy:
             raise Denied(404, f"no provider of the {family} family is configured: add one under [providers]")
         return provider
 
-    async def _relay(self, answer: Answer, call: Call, receive: Receive, send: Send) -> None:
+    async def _relay(self, answer: Answer, call: Call, gone: "asyncio.Future[None]", send: Send) -> None:
         relay: AsyncRelay = answer.relay
         attempts = answer.entry.attempt if answer.entry else 1
-        ours = replies.bursar_headers(call.request_id, answer.entry, attempts, answer.standing, final=False)
+        ours = replies.stream_headers(call.request_id, answer.entry, attempts, answer.standing)
         length = next((int(v) for k, v in answer.headers if k == "content-length" and v.isdecimal()), None)
         start = {"type": "http.response.start", "status": answer.status}
-        gone = asyncio.ensure_future(_until_gone(receive))
         gone.add_done_callback(lambda _: relay.hang_up())
         try:
             await send({**start, "headers": [*replies.raw(answer.headers, length), *ours]})
@@ -187,7 +238,6 @@ class Proxy:
                 await send({"type": "http.response.body", "body": relay.error_event(failure), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            gone.cancel()
             await relay.aclose()
 
     async def _pass(self, asked: Request, body: bytes, receive: Receive, send: Send) -> None:

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from bursar.doors import refusal
+from bursar.doors import refusal, telling
 from bursar.drivers.life import TransportFailure
-from bursar.money import format_usd
 from bursar.policy import Policy
 from bursar.types import Abandoned, Call, Completed, Entry, Failed, Headers, Refused, Standing, Verdict
 from bursar.wire.dialect import Dialect
@@ -34,12 +33,14 @@ def of_verdict(verdict: Verdict, call: Call, dialect: Dialect, policy: Policy) -
     outcome = verdict.outcome
     if isinstance(outcome, Refused):
         told = refusal.reply(outcome, call, dialect, policy)
-        ours = _facts(verdict.entry, verdict.attempts, final=True)
+        ours = raw(telling.facts(verdict.entry, verdict.attempts, final=True, cost_nanos=verdict.cost_nanos), None)
         return Reply(told.status, [*raw(told.headers, len(told.body)), *ours], told.body)
-    ours = bursar_headers(call.request_id, verdict.entry, verdict.attempts, verdict.standing, final=True)
+    about = (("x-bursar-request-id", call.request_id), *refusal.budget_headers(verdict.standing))
+    facts = telling.facts(verdict.entry, verdict.attempts, final=True, cost_nanos=verdict.cost_nanos)
+    ours = raw((*about, *facts), None)
     match outcome:
         case Completed():
-            body = outcome.body or b""
+            body, ours = outcome.body or b"", [*ours, *raw(telling.validation(verdict), None)]
             return Reply(outcome.status, [*raw(outcome.headers, len(body)), *ours], body)
         case Failed() if outcome.status is not None and outcome.body is not None and outcome.status >= 300:
             headers = outcome.headers
@@ -77,37 +78,10 @@ def raw(headers: Headers, length: int | None) -> RawHeaders:
     return kept
 
 
-def bursar_headers(
-    request_id: str, entry: Entry | None, attempts: int, standing: Standing | None, *, final: bool
-) -> RawHeaders:
-    """The `x-bursar-*` headers of contract.md section 3. Dollars are left out while unknown, and on a stream's head."""
+def stream_headers(request_id: str, entry: Entry | None, attempts: int, standing: Standing | None) -> RawHeaders:
+    """The `x-bursar-*` headers of contract.md section 3 at a stream's head: what it will cost is not known."""
     about = (("x-bursar-request-id", request_id), *refusal.budget_headers(standing))
-    return [*raw(about, None), *_facts(entry, attempts, final=final)]
-
-
-def _facts(entry: Entry | None, attempts: int, *, final: bool) -> RawHeaders:
-    told = [(b"x-bursar-attempts", b"%d" % attempts)]
-    if entry is not None:
-        told += [(b"x-bursar-cache", entry.cache.encode()), (b"x-bursar-route-reason", _printable(entry.route_reason))]
-        if entry.model is not None:
-            told.append((b"x-bursar-model", _printable(f"{entry.provider}/{entry.model}")))
-        if entry.tier is not None:
-            told.append((b"x-bursar-tier", _printable(entry.tier)))
-        if final:
-            told.append((b"x-bursar-cost-status", entry.cost_status.encode()))
-            if entry.cost_nanos is not None:
-                told.append((b"x-bursar-cost-usd", format_usd(entry.cost_nanos).encode()))
-            if entry.saved_nanos is not None:
-                told.append((b"x-bursar-saved-usd", format_usd(entry.saved_nanos).encode()))
-    return told
-
-
-def _printable(text: str) -> bytes:
-    """A model's name comes from a body: nothing of it may break out of a header."""
-    return text.encode("ascii", "replace").translate(_SAFE)
-
-
-_SAFE = bytes(c if 32 <= c < 127 else 63 for c in range(256))
+    return raw((*about, *telling.facts(entry, attempts, final=False)), None)
 
 
 def _no_retry(due: bool) -> RawHeaders:

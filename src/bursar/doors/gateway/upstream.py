@@ -11,6 +11,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from bursar.doors import credentials
 from bursar.drivers.life import HOP_BY_HOP, Shipment, TransportFailure
 from bursar.policy import Provider
 from bursar.types import Family, Headers
@@ -120,13 +121,7 @@ def outgoing(headers: Headers, family: Family, key: str | None, replace: bool) -
         return kept + own
     if key is None:
         return kept
-    match family:
-        case "openai":
-            return [*kept, ("authorization", f"Bearer {key}")]
-        case "anthropic":
-            return [*kept, ("x-api-key", key)]
-        case "gemini":
-            return [*kept, ("x-goog-api-key", key)]
+    return [*kept, credentials.header(family, key)]
 
 
 def carries_credential(headers: Headers) -> bool:

@@ -4,9 +4,13 @@ Raises what opening raises: ConfigError, StoreFailure.
 """
 
 from bursar.config import Settings, load
+from bursar.doors import alerting
 from bursar.doors.gateway import proxy
 from bursar.doors.gateway.app import Gateway
+from bursar.doors.gateway.meters import Meters
 from bursar.doors.open import open_books
+from bursar.doors.telemetry import logs
+from bursar.doors.telemetry.opening import open_telemetry
 
 FACTORY = "bursar.doors.gateway.worker:create"
 """What uvicorn imports in every worker."""
@@ -19,9 +23,17 @@ def gateway(settings: Settings) -> Gateway:
     limits = proxy.Settings(
         max_body_bytes=told.max_body_bytes, passthrough=told.passthrough, attempts=settings.retry.attempts
     )
-    return Gateway(books.policy, books.store, books.secret("keys"), books.credentials, limits)
+    meters = Meters(books.store)
+    telemetry = open_telemetry(settings, books.policy, books.secret("user hashes"), meters.lost)
+    watchman = alerting.watchman(books.policy, books.store, books.secret(alerting.PURPOSE))
+    return Gateway(
+        books.policy, books.store, books.secret("keys"), books.credentials, limits, meters=meters, telemetry=telemetry,
+        watchman=watchman,
+    )  # fmt: skip
 
 
 def create() -> Gateway:
     """The application of the configuration that BURSAR_CONFIG names (else ./bursar.toml, else defaults)."""
-    return gateway(load())
+    settings = load()
+    logs.configure(settings.logging.format, settings.logging.level)
+    return gateway(settings)

@@ -43,9 +43,9 @@ class Budget:
 
     usd: a Decimal, an int, a decimal string, or a float, which counts as it is written (0.1 is ten cents). tokens:
     input + output of every attempt, cached and reasoning included. finish_reserve: the share, from 0 up to 1, that is
-    kept for the run's final answer. on_exhausted: "finish" (a partial answer), "downgrade" (cheaper models of the same
-    provider first) or "refuse" (HTTP 402). finish: makes the text of the partial answer; None: what bursar.open() was
-    given, else the template. ValueError says what is wrong.
+    kept for the run's final answer. on_exhausted: "finish" (a partial answer), "downgrade" (cheaper tiers first) or
+    "refuse" (HTTP 402). finish: makes the text of the partial answer; None: what bursar.open() was given, else the
+    template. ValueError says what is wrong.
     """
 
     usd: Decimal | str | int | float | None = None

@@ -16,12 +16,13 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, cast, get_args
+from typing import Any, NamedTuple, Self, TypeVar, Unpack, cast, get_args
 
 import msgspec
 
 from bursar.doors.library import budget as budgets
 from bursar.doors.library.budget import Budget, Remaining
+from bursar.doors.library.steps import Own, Said
 from bursar.doors.library.tallies import Tallies, Tally
 from bursar.money import format_usd
 from bursar.rules.budget import FINAL_STEP
@@ -37,10 +38,18 @@ _MOST_TAGS = 32
 class Scope:
     """One run or step that somebody entered: what it says, and what stood before."""
 
-    __slots__ = ("_owner", "cache", "closed", "outer", "run", "tags")
+    __slots__ = ("_owner", "cache", "closed", "outer", "own", "run", "tags", "tally")
 
-    def __init__(self, run: "Run | None", tags: Tags, outer: "Scope | None", cache: CacheWish | None = None) -> None:
-        self.run, self.tags, self.outer, self.cache = run, tags, outer, cache
+    def __init__(
+        self,
+        run: "Run | None",
+        tags: Tags,
+        outer: "Scope | None",
+        tally: Tally,
+        cache: CacheWish | None = None,
+        own: Own | None = None,
+    ) -> None:
+        self.run, self.tags, self.outer, self.tally, self.cache, self.own = run, tags, outer, tally, cache, own
         self.closed = False
         self._owner = weakref.ref(_whoever())
 
@@ -75,8 +84,12 @@ class Home(NamedTuple):
 
     tallies: Tallies
     fresh_id: Callable[[], str]
+    own: Callable[..., Own | None]
+    """What code says of a step, checked."""
     counters: Callable[[Tags], list[Counter]]
     """Where every budget stands that calls with these tags fall under."""
+    suspended: Callable[[Tags], bool]
+    """A breaker would refuse calls with these tags."""
     resumed: Callable[[str], tuple[Kin, ...]]
     """A run that other code has begun, and those around it, as the ledger knows them."""
 
@@ -190,19 +203,31 @@ def _async_generator(again: Callable[[], _Enterable], function: Callable[..., An
 class Step(_Enterable):
     """A named part of a run: what is called within is booked to it. final: the run's final answer.
 
-    cache: what its calls want of Bursar's caches; None: as the step around it in the same run.
+    cache: what its calls want of Bursar's caches; None: as the step around it in the same run. own: what the code says
+    of its tiers and validators, for this step alone.
     """
 
     def __init__(
-        self, name: str, run: "Run | None" = None, *, final: bool = False, cache: CacheWish | None = None
+        self,
+        name: str,
+        run: "Run | None" = None,
+        *,
+        final: bool = False,
+        cache: CacheWish | None = None,
+        own: Own | None = None,
     ) -> None:
         self.name = cast(str, label("step", name))
         if cache not in (None, *get_args(CacheWish)):
             raise ValueError(f"cache = {cache!r:.80}: expected one of {', '.join(map(repr, get_args(CacheWish)))}")
-        self._run, self._final, self._cache = run, final, cache
+        self._run, self._final, self._cache, self._own = run, final, cache, own
 
     def __repr__(self) -> str:
         return f"step({self.name!r})"
+
+    @property
+    def flagged(self) -> int:
+        """Answers so far, since it was last entered, that are the best obtained and have passed no check."""
+        return self._scope.tally.flagged if self._scope is not None else 0
 
     def _open(self, outer: Scope | None) -> Scope:
         run, base = (self._run, self._run.labels) if self._run is not None else (None, Tags())
@@ -210,10 +235,11 @@ class Step(_Enterable):
             run, base = outer.run, outer.tags
         tags = msgspec.structs.replace(base, step=self.name, final=base.final or self._final)
         around = outer.cache if outer is not None and outer.run is run else None
-        return Scope(run, tags, outer, self._cache or around)
+        tally = Tally(run._tally if run is not None else None)
+        return Scope(run, tags, outer, tally, self._cache or around, self._own)
 
     def _again(self) -> "Step":
-        return Step(self.name, self._run, final=self._final, cache=self._cache)
+        return Step(self.name, self._run, final=self._final, cache=self._cache, own=self._own)
 
 
 class Run(_Enterable):
@@ -281,21 +307,29 @@ class Run(_Enterable):
         return self._tally.calls
 
     @property
+    def flagged(self) -> int:
+        """Answers so far that are the best obtained and have passed no check, nested runs included."""
+        return self._tally.flagged
+
+    @property
     def remaining(self) -> Remaining:
         """What is left of all budgets that this run falls under, in dollars and in tokens. Asks the ledger."""
         return budgets.remaining(self._home.counters(self._tags()))
 
     @property
     def should_finish(self) -> bool:
-        """True from when a budget is nearly used up, or has cut or refused the run's last call. Asks the ledger."""
-        return self._tally.pressed or budgets.state(self._home.counters(self._tags())) != "ok"
+        """True from when a budget is nearly used up, or has cut or refused the run's last call, and while a breaker
+        suspends it. Asks the ledger."""
+        tags = self._tags()
+        pressed = self._tally.pressed or budgets.state(self._home.counters(tags)) != "ok"
+        return pressed or self._home.suspended(tags)
 
-    def step(self, name: str, *, cache: CacheWish | None = None) -> Step:
+    def step(self, name: str, *, cache: CacheWish | None = None, **said: Unpack[Said]) -> Step:
         """A step of this run, wherever it is entered: in a worker thread too, which inherits no context.
 
-        cache: see `Guard.step`.
+        What may be said of it: see `Guard.step`.
         """
-        return Step(name, self, cache=cache)
+        return Step(name, self, cache=cache, own=self._home.own(**said))
 
     def finish(self) -> Step:
         """The step of the run's final answer, which alone may use the finish reserve: sent with its tools off, once."""
@@ -307,7 +341,7 @@ class Run(_Enterable):
         return scope.tags if scope is not None and scope.run is self else self.labels
 
     def _open(self, outer: Scope | None) -> Scope:
-        return Scope(self, self.labels, outer)
+        return Scope(self, self.labels, outer, self._tally)
 
     def _again(self) -> "Run":
         return Run(self._home, self._said)

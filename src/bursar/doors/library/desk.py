@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,8 +19,11 @@ from bursar.doors import attribution, ids
 from bursar.doors.library import budget, context
 from bursar.doors.library.budget import Finish
 from bursar.doors.library.farewell import Farewell
+from bursar.doors.library.peers import Connect, Peers
+from bursar.doors.library.steps import Steps
 from bursar.doors.library.tallies import Tallies
 from bursar.doors.semantic import semantics
+from bursar.doors.telemetry import Listeners, logs
 from bursar.drivers.aio import AsyncDriver
 from bursar.drivers.blocking import Driver
 from bursar.drivers.world import StoreWorld
@@ -34,6 +37,9 @@ from bursar.types import Call, Family, Headers, Tags
 from bursar.wire import dialect as dialects
 from bursar.wire.dialect import Dialect
 
+if TYPE_CHECKING:
+    from bursar.doors.telemetry.otel import Telemetry
+
 _FAMILY_NAMES: Mapping[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 _MOST_URLS = 4096
 _TURNS = 16
@@ -42,11 +48,23 @@ _TURNS = 16
 class Desk:
     """The blocking driver, one asyncio driver a loop, and the books behind both."""
 
-    def __init__(self, policy: Policy, store: Store, attempts: int = 1, finish: Finish | None = None) -> None:
-        self.policy, self.store, self.attempts = policy, store, attempts
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        attempts: int = 1,
+        finish: Finish | None = None,
+        telemetry: "Telemetry | None" = None,
+        credentials: Mapping[str, str] | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        self.policy, self.store, self.attempts, self.telemetry = policy, store, attempts, telemetry
+        self._credentials, self._connect = credentials or {}, connect
+        self.steps = Steps(policy)
         self.tallies = Tallies()
         self.farewell = Farewell(store, self.tallies, finish)
-        self.home = context.Home(self.tallies, self.run_id, self.counters, functools.partial(budget.resumed, store))
+        resumed = functools.partial(budget.resumed, store)
+        self.home = context.Home(self.tallies, self.run_id, self.steps.own, self.counters, self.suspended, resumed)
         self.closed = False
         self._providers: dict[tuple[str, Family], str | None] = {}
         self._start()
@@ -56,8 +74,13 @@ class Desk:
         os.register_at_fork(before=functools.partial(_settle_down, me), after_in_child=functools.partial(_reborn, me))
 
     def _start(self) -> None:
-        self.world = StoreWorld(self.store, self.tallies.settled, semantics=semantics(self.policy, self.store))
+        spans = () if self.telemetry is None else (self.telemetry.listen,)
+        listeners = Listeners((self.tallies.settled, logs.listen, *spans))
+        self.world = StoreWorld(
+            self.store, listeners, semantics=semantics(self.policy, self.store), breakers=self.policy.breakers
+        )
         self.driver = Driver(self.world, self.policy)
+        self.peers = Peers(self.policy.providers, self._credentials, self._connect)
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncDriver] = weakref.WeakKeyDictionary()
 
     def async_driver(self) -> AsyncDriver:
@@ -120,12 +143,20 @@ class Desk:
             attempts=self.attempts if dialect is not dialects.OTHER else 1,
             cache=scope.cache if scope is not None else None,
             origin="/".join(url.split("/", 3)[:3]),
+            reach=self.peers.reach if self.policy.tiers else None,
         )
 
     def counters(self, tags: Tags) -> list[Counter]:
         """Where every budget stands that calls with these tags fall under. Blocks."""
         wanted = claims(tags, tags.step, self.policy)
         return self.store.balances(wanted) if wanted else []
+
+    def suspended(self, tags: Tags) -> bool:
+        """A breaker would refuse calls with these tags. Blocks, until all that is known of them has been looked at."""
+        if not self.policy.breakers:
+            return False
+        self.store.flush()
+        return self.world.breakers.suspends(tags)
 
     def pools(self) -> Sequence[Pool]:
         """What the semantic cache has learned by now. Blocks."""
@@ -140,7 +171,7 @@ class Desk:
         self.world.ready()
         self.world.later(swept.set)
         swept.wait(seconds)
-        self.driver.drains.wait(seconds)
+        self.driver.wait(seconds)
         self._elsewhere(_ended, seconds)
         if self.world.semantics is not None:
             self.world.semantics.flush()
@@ -160,17 +191,25 @@ class Desk:
             return
         self.closed = True
         atexit.unregister(self._at_exit)
-        self._elsewhere(lambda driver: driver.aclose(seconds), seconds + 1)
+        self._elsewhere(lambda driver: self._leave(driver, seconds), seconds + 1)
         for driver in list(self._loops.values()):
             driver.close()
         self.driver.close(seconds)
+        self.peers.close()
+        if self.telemetry is not None:
+            self.telemetry.close(seconds)
         self.store.close()
 
     async def aclose(self, seconds: float = 5.0) -> None:
         """The same without blocking the running loop."""
         await _turns()
-        await self.async_driver().aclose(seconds)
+        await self._leave(self.async_driver(), seconds)
         await asyncio.to_thread(self.close, seconds)
+
+    async def _leave(self, driver: AsyncDriver, seconds: float) -> None:
+        """Let go of what is the running loop's."""
+        await driver.aclose(seconds)
+        await self.peers.aclose()
 
     def _elsewhere(self, end: Callable[[AsyncDriver], Coroutine[Any, Any, None]], seconds: float) -> None:
         """Have the loops of other threads end their drains; this thread's own loop cannot be waited for."""

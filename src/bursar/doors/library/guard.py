@@ -4,22 +4,31 @@ Closing (by `with`, `close()` or the end of the process) waits a little for what
 seen of it and flushes the ledger. What a closed guard's clients then send is refused by its closed ledger.
 """
 
+import asyncio
 import functools
 import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 from bursar.doors.library import context
 from bursar.doors.library.budget import Budget, Finish
+from bursar.doors.library.cascade import Cascaded, Last, Prompt, Tiers, asked
 from bursar.doors.library.desk import Desk
 from bursar.doors.library.ledger import Ledger, Row, When
+from bursar.doors.library.peers import Connect
+from bursar.doors.library.steps import Said
 from bursar.doors.library.wrap import wrap, wrap_http
-from bursar.policy import Policy
+from bursar.policy import Policy, Router
 from bursar.stores.base import Store
 from bursar.types import CacheWish
+
+if TYPE_CHECKING:
+    from bursar.doors.library.rounds import Rounds
+    from bursar.doors.telemetry.otel import Telemetry
+    from bursar.drivers.watchman import Watchman
 
 C = TypeVar("C")
 
@@ -31,10 +40,26 @@ class Guard:
 
     attempts: how often Bursar itself tries a call, the first time included; 1 leaves retrying to the SDK, as it was.
     finish: makes the text of a partial answer where a budget is used up and no run around the call has its own way.
+    telemetry: hears of every row; it is closed with the guard. watchman: does its rounds in a thread of its own until
+    the guard is closed. credentials: the providers' own keys by provider name, for tiers that list others than a
+    client's own; connect: makes the HTTP clients that these are asked by, `connect("httpx2", asynchronous=False)`.
     """
 
-    def __init__(self, policy: Policy, store: Store, *, attempts: int = 1, finish: Finish | None = None) -> None:
-        self._desk = Desk(policy, store, attempts, finish)
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store,
+        *,
+        attempts: int = 1,
+        finish: Finish | None = None,
+        telemetry: "Telemetry | None" = None,
+        watchman: "Watchman | None" = None,
+        credentials: Mapping[str, str] | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        self._desk = Desk(policy, store, attempts, finish, telemetry, credentials, connect)
+        self._last = Last()
+        self._rounds = None if watchman is None else _rounds(watchman)
         self.ledger = Ledger(store, tuple(policy.tiers), policy.steps, self._desk.pools)
 
     def wrap(self, client: C, *, provider: str | None = None) -> C:
@@ -44,6 +69,7 @@ class Guard:
         guard takes over. provider: whose prices hold, by its name in bursar.toml, where the base URL does not tell.
         """
         wrap(self._desk, client, provider)
+        self._last.wrapped(client)
         return client
 
     def http_client(
@@ -95,14 +121,63 @@ class Guard:
         }
         return context.Run(self._desk.home, said)
 
-    def step(self, name: str, *, cache: CacheWish | None = None) -> context.Step:
+    @property
+    def router(self) -> Router | None:
+        """What `bursar.open(router=...)` was given: it chooses the first tier of the steps whose tier is "auto"."""
+        return self._desk.policy.router
+
+    def step(self, name: str, *, cache: CacheWish | None = None, **said: Unpack[Said]) -> context.Step:
         """A named step of the current run: by `with`, `async with`, or as a decorator of any kind of function.
 
         cache: what its calls want of Bursar's caches, where the step's rule ([[steps]] cache) has one: "off" goes past
         them; "refresh" asks the provider and keeps the new answer; "only" spends nothing, and where no answer is kept
         the call ends in HTTP 504; "on" is what the rule says. None: as the step around it. ValueError for another word.
+
+        tier, cascade, validate, min_tier, max_tier, max_output_tokens: each takes the place of what the step's rule has
+        there; the rest of the rule stays. tier: a tier's name or "auto"; cascade: tiers to climb, cheapest first;
+        validate: a pydantic model, a JSON Schema, labels, a compiled pattern, a function of the answer's text, or a
+        list of these. ValueError where a tier is unknown or a cascade does not climb, TypeError for what validates
+        nothing. They hold for this guard's clients and for this step alone, not for steps inside it.
         """
-        return context.Step(name, cache=cache)
+        return context.Step(name, cache=cache, own=self._desk.steps.own(**said))
+
+    def cascade(
+        self,
+        prompt: Prompt,
+        validate: object,
+        *,
+        client: Any = None,
+        tiers: Tiers = None,
+        step: str = "cascade",
+        **options: Any,
+    ) -> Cascaded:
+        """Ask the cheapest tier, and the next one while the answer fails its check; the best answer and its judgement.
+
+        prompt: a text, or messages in the client's own format. validate: see `step`. client: OpenAI or Anthropic, the
+        last one of them that was wrapped unless it is told. tiers: which to climb, cheapest first; None: all; "auto":
+        as learned. options: of the client's own create(). Errors are the client's own; ValueError where there is no
+        client or no tier, TypeError for a client of another kind.
+        """
+        by = self._last.of(client, asynchronous=False)
+        way = asked(self._desk.steps, by, prompt, validate, tiers, step, options)
+        with way.step:
+            return way.read(way.create())
+
+    async def acascade(
+        self,
+        prompt: Prompt,
+        validate: object,
+        *,
+        client: Any = None,
+        tiers: Tiers = None,
+        step: str = "cascade",
+        **options: Any,
+    ) -> Cascaded:
+        """The same by an AsyncOpenAI or AsyncAnthropic client."""
+        by = self._last.of(client, asynchronous=True)
+        way = asked(self._desk.steps, by, prompt, validate, tiers, step, options)
+        with way.step:
+            return way.read(await way.create())
 
     def report(
         self, by: str = "agent", *, since: When = None, until: When = None, agent: str | None = None, zone: str = "UTC"
@@ -127,10 +202,14 @@ class Guard:
 
     def close(self, seconds: float = _SECONDS) -> None:
         """Let go: wait at most that long for drains, settle, flush. Once; at the end of the process by itself."""
+        if self._rounds is not None:
+            self._rounds.close(seconds)
         self._desk.close(seconds)
 
     async def aclose(self, seconds: float = _SECONDS) -> None:
         """The same for a running event loop."""
+        if self._rounds is not None:
+            await asyncio.to_thread(self._rounds.close, seconds)
         await self._desk.aclose(seconds)
 
     def __enter__(self) -> Self:
@@ -148,6 +227,12 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _rounds(watchman: "Watchman") -> "Rounds":
+    from bursar.doors.library.rounds import Rounds
+
+    return Rounds(watchman)
 
 
 def _module(library: str | None) -> Any:

@@ -56,7 +56,7 @@ class Ledger:
         return [rows.call(entry) for entry in self._store.run(run_id)]
 
     def spend(self, by: str = "step", *, since: When = None, until: When = None, zone: str = "UTC") -> list[Row]:
-        """Sums by agent, step, user, session, model, tier, provider, api, cache, tag:K, total; day, hour of a zone."""
+        """Sums by a label (see `bursar report --by`), by tag:K, total, or day and hour of a zone."""
         found = self._store.spend(by, _instant(since), _instant(until), Filters(), zone)
         return [rows.line(by, line) for line in found]
 

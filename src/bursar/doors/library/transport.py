@@ -7,14 +7,17 @@ are answers in the caller's dialect, never exceptions; SDKs retry only what clea
 """
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
-from bursar.doors import refusal
+from bursar.doors import refusal, telling
+from bursar.doors.library import context
 from bursar.doors.library.bodies import AsyncStreamed, Streamed, Whole, raise_as_it_came
 from bursar.doors.library.desk import Desk
-from bursar.doors.library.pump import Pump
+from bursar.doors.library.exchange import AsyncExchange, Exchange, plain
+from bursar.doors.library.steps import Steps
+from bursar.doors.library.tallies import billed, judging
 from bursar.drivers.life import Answer, Shipment, TransportFailure
+from bursar.money import format_usd
 from bursar.rules import hangup
 from bursar.stores.base import StoreFailure
 from bursar.types import Abandoned, Call, Completed, Entry, Failed, Headers, Refused, Verdict
@@ -66,7 +69,7 @@ class Door:
 
     def __init__(self, desk: Desk, inner: Any, provider: str | None) -> None:
         self.desk, self.inner, self.provider = desk, inner, provider
-        self.under_way: set[_Exchange] = set()
+        self.under_way: set[Exchange | AsyncExchange] = set()
         self.leaving = False
 
     def _reading(self, request: Any) -> tuple[Dialect | None, str]:
@@ -76,7 +79,7 @@ class Door:
 
     def _sending(self, request: Any, dialect: Dialect, place: str, body: bytes) -> "Sending":
         path = request.url.raw_path.decode("latin-1")
-        call = self.desk.call(dialect, place, path, _plain(request.headers), body, self.provider)
+        call = self.desk.call(dialect, place, path, plain(request.headers), body, self.provider)
         return Sending(self, request, dialect, call)
 
     def failure(self, fault: Exception) -> TransportFailure:
@@ -108,7 +111,8 @@ class SyncDoor(Door):
         body = request.read() if _readable(dialect, request) else b""
         sending = self._sending(request, dialect, place, body)
         try:
-            answer = self.desk.driver.serve(sending.call, sending.send)
+            with billed() as sending.rows:
+                answer = self.desk.driver.serve(sending.call, sending.send, sending.policy)
         except StoreFailure as failure:
             return self.unwritable(dialect, failure)
         refused = sending.refused(answer)
@@ -143,7 +147,8 @@ class AsyncDoor(Door):
         body = await request.aread() if _readable(dialect, request) else b""
         sending = self._sending(request, dialect, place, body)
         try:
-            answer = await self.desk.async_driver().serve(sending.call, sending.asend)
+            with billed() as sending.rows:
+                answer = await self.desk.async_driver().serve(sending.call, sending.asend, sending.policy)
         except StoreFailure as failure:
             return self.unwritable(dialect, failure)
         refused = sending.refused(answer)
@@ -173,26 +178,75 @@ class Sending:
 
     def __init__(self, door: Any, request: Any, dialect: Dialect, call: Call) -> None:
         self.door, self.request, self.dialect, self.call = door, request, dialect, call
-        self.last: Any = None
-        """The last exchange with the provider; None: there was none."""
+        self.exchanges: list[Any] = []
+        """With the provider, in order: attempts and side calls."""
+        self.rows: list[Entry] = []
+        """What the call has closed, before it was answered."""
+        scope = context.current()
+        self.tally = None if scope is None else scope.tally
+        steps: Steps = door.desk.steps
+        own = None if scope is None else scope.own
+        self.policy = steps.unjudged if judging() else steps.policy(call, own)
+        telemetry = door.desk.telemetry
+        self.trace = None if telemetry is None else telemetry.follow(call)
+
+    @property
+    def last(self) -> Any:
+        """The last exchange; None: there was none."""
+        return self.exchanges[-1] if self.exchanges else None
 
     def send(self, shipment: Shipment) -> "Exchange":
         """Upstream for the blocking driver."""
+        self._stays()
         try:
-            answer = self.door.inner.handle_request(self._outgoing(shipment))
+            if self._leaves(shipment):
+                client = self.door.desk.peers.client(self.door.kit.module)
+                answer = client.send(self._abroad(shipment), stream=True)
+            else:
+                answer = self.door.inner.handle_request(self._outgoing(shipment))
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
-        self.last = exchange = Exchange(self.door, answer)
+        self.exchanges.append(exchange := Exchange(self.door, answer))
         return exchange
 
     async def asend(self, shipment: Shipment) -> "AsyncExchange":
         """Upstream for the asyncio driver."""
+        self._stays()
         try:
-            answer = await self.door.inner.handle_async_request(self._outgoing(shipment))
+            if self._leaves(shipment):
+                client = self.door.desk.peers.async_client(self.door.kit.module)
+                answer = await client.send(self._abroad(shipment), stream=True)
+            else:
+                answer = await self.door.inner.handle_async_request(self._outgoing(shipment))
         except self.door.kit.failures as fault:
             raise self.door.failure(fault) from fault
-        self.last = exchange = AsyncExchange(self.door, answer)
+        self.exchanges.append(exchange := AsyncExchange(self.door, answer))
         return exchange
+
+    def _stays(self) -> None:
+        """What is asked behind the call goes by its client, as long as that is there."""
+        if self.door.leaving:
+            raise TransportFailure("the client was closed before this was sent", unsent=True)
+
+    def _exchange(self, headers: Headers) -> Any:
+        """The exchange that this head came with, for an answer that was judged need not be the last one; None: it was
+        translated."""
+        told = set(headers)
+        return next((one for one in reversed(self.exchanges) if told <= set(one.headers)), None)
+
+    def _leaves(self, shipment: Shipment) -> bool:
+        """It is for another provider than the client's own."""
+        return shipment.provider != self.call.provider
+
+    def _abroad(self, shipment: Shipment) -> Any:
+        """That provider's own request: nothing of the caller's but his timeouts and what the provider has to know."""
+        trace = self.trace.sending(shipment.provider) if self.trace is not None else ()
+        request = self.door.desk.peers.request(
+            self.door.kit.module, shipment, self.request.extensions.get("timeout", {})
+        )
+        for name, value in trace:
+            request.headers[name] = value
+        return request
 
     def _outgoing(self, shipment: Shipment) -> Any:
         """The caller's request again; with another body only where Bursar edited it. His own object stays as it is."""
@@ -201,6 +255,8 @@ class Sending:
         copied.__dict__.update(request.__dict__)
         copied.headers = headers = module.Headers(request.headers)
         headers["accept-encoding"] = "identity"
+        for name, value in self.trace.sending(shipment.provider) if self.trace is not None else ():
+            headers[name] = value
         if shipment.path != self.call.path:  # a side call: another endpoint of the same provider
             copied.url = request.url.copy_with(raw_path=shipment.path.encode("latin-1"))
             headers.pop("idempotency-key", None)
@@ -227,10 +283,10 @@ class Sending:
         if answer.relay is not None:
             self.last.keep = None
             if isinstance(self.last, Exchange):
-                return self._respond(answer.status, answer.headers, kit.streamed(answer.relay))
+                return self._respond(answer.status, answer.headers, kit.streamed(answer.relay), self._chosen(answer))
             if answer.entry is not None and self._outlives(answer.entry):
                 self.last.outlive_cancellation()
-            return self._respond(answer.status, answer.headers, kit.streamed_async(answer.relay))
+            return self._respond(answer.status, answer.headers, kit.streamed_async(answer.relay), self._chosen(answer))
         if answer.verdict is None:
             raise RuntimeError("a driver answered with neither verdict nor relay")
         outcome = answer.verdict.outcome
@@ -243,15 +299,37 @@ class Sending:
             case Completed() if self.last is None:
                 return self._given(outcome, answer.entry)
             case Completed():
-                return self._respond(outcome.status, outcome.headers, kit.whole(outcome.body or b"", None))
+                body = kit.whole(outcome.body or b"", None)
+                return self._respond(outcome.status, outcome.headers, body, self._judged(answer.verdict))
             case Failed():
                 return self._failed(outcome, answer.verdict)
             case Refused() | Abandoned():
                 raise RuntimeError("the call was given up while its caller waited for it")
 
+    def _chosen(self, answer: Answer) -> Headers:
+        """Who answers and why, where Bursar chose; what an answer costs is not known at its head."""
+        if answer.entry is None or answer.entry.decision is None:
+            return ()
+        about = ("x-bursar-request-id", self.call.request_id)
+        return (about, *telling.facts(answer.entry, answer.entry.attempt, final=False))
+
+    def _judged(self, verdict: Verdict) -> Headers:
+        """The same of a whole answer: whether it passed, and what all of its attempts and judges cost."""
+        entry = verdict.entry
+        if entry is None or entry.decision is None:
+            return ()
+        if verdict.flagged and self.tally is not None:
+            self.tally.flag()
+        about = ("x-bursar-request-id", self.call.request_id)
+        told = (about, *telling.facts(entry, verdict.attempts, final=False), *telling.validation(verdict))
+        costs = [row.cost_nanos for row in self.rows if row.status != "refused"]
+        if None in costs:
+            return told
+        return (*told, ("x-bursar-cost-usd", format_usd(sum(cost for cost in costs if cost is not None))))
+
     def _outlives(self, entry: Entry) -> bool:
         """A caller who is cancelled leaves a stream that tells the bill, or that others may wait for."""
-        return entry.cache == "miss" or hangup.drains(self.call, entry, self.door.desk.policy)
+        return entry.cache == "miss" or hangup.drains(entry, self.door.desk.policy)
 
     def _given(self, outcome: Completed, entry: Entry | None) -> Any:
         """An answer that was paid for before: nothing was sent, so nothing of a provider's head is there."""
@@ -280,103 +358,20 @@ class Sending:
         broken: BaseException = module.DecodingError(outcome.error, request=self.request)
         return broken
 
-    def _respond(self, status: int, headers: Headers, stream: Any, *, final: bool = False) -> Any:
-        """The provider's own head, without what decoding and cutting made untrue."""
-        kept = {name.encode("latin-1") for name, _ in headers}
-        raw = [(k, v) for k, v in self.last.raw if k.lower() in kept or k.lower() not in _DECODED]
+    def _respond(self, status: int, headers: Headers, stream: Any, told: Headers = (), *, final: bool = False) -> Any:
+        """The provider's own head, without what decoding and cutting made untrue. told: ours, beside it."""
+        exchange = self._exchange(headers)
+        if exchange is None:
+            raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers]
+            extensions = self.last.extensions
+        else:
+            kept = {name.encode("latin-1") for name, _ in headers}
+            raw = [(k, v) for k, v in exchange.raw if k.lower() in kept or k.lower() not in _DECODED]
+            extensions = exchange.extensions
         if final:
             raw = [*((k, v) for k, v in raw if k.lower() != b"x-should-retry"), (b"x-should-retry", b"false")]
-        return self.door.kit.module.Response(status, headers=raw, stream=stream, extensions=self.last.extensions)
-
-
-class _Exchange:
-    """An answer of the inner transport under way. `keep` holds what was read, until it is known to be relayed."""
-
-    def __init__(self, door: Any, answer: Any) -> None:
-        self.door, self.answer = door, answer
-        self.status: int = answer.status_code
-        self.raw: list[tuple[bytes, bytes]] = answer.headers.raw
-        self.headers: Headers = _plain(answer.headers)
-        self.extensions = answer.extensions
-        self.keep: list[bytes] | None = []
-        self._closed = False
-        door.under_way.add(self)
-
-    def _first_close(self) -> bool:
-        if self._closed:
-            return False
-        self._closed = True
-        self.door.under_way.discard(self)
-        return True
-
-
-class Exchange(_Exchange):
-    """For the blocking driver."""
-
-    def chunks(self) -> Iterator[bytes]:
-        try:
-            for chunk in self.answer.stream:
-                if self.keep is not None:
-                    self.keep.append(chunk)
-                yield chunk
-        except self.door.kit.failures as fault:
-            raise self.door.failure(fault) from fault
-
-    def close(self) -> None:
-        if self._first_close():
-            try:
-                self.answer.close()
-            finally:
-                self.door.leave()
-
-
-class AsyncExchange(_Exchange):
-    """For the asyncio driver."""
-
-    def __init__(self, door: Any, answer: Any) -> None:
-        super().__init__(door, answer)
-        self._pump: Pump | None = None
-        self._next: Callable[[], Awaitable[bytes]] = self._pieces().__anext__
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self
-
-    def outlive_cancellation(self) -> None:
-        """Read in a task of its own, so that a caller who is cancelled leaves a connection that can be drained."""
-        self._pump = Pump(self.answer.stream, self.door.told)
-        self._next = self._pump.next
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __anext__(self) -> Awaitable[bytes]:
-        return self._next()
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self.answer.stream:
-                if self.keep is not None:
-                    self.keep.append(chunk)
-                yield chunk
-        except self.door.kit.failures as fault:
-            raise self.door.failure(fault) from fault
-
-    def rest(self) -> bytes:
-        """Not to be had: the client's transport keeps what it has read ahead to itself."""
-        return b""
-
-    async def close(self) -> None:
-        if self._first_close():
-            try:
-                if self._pump is not None:
-                    await self._pump.stop()
-                await self.answer.aclose()
-            finally:
-                await self.door.leave()
-
-
-def _plain(headers: Any) -> Headers:
-    return tuple([(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in headers.raw])
+        raw += [(k.encode("latin-1"), v.encode("latin-1")) for k, v in told]
+        return self.door.kit.module.Response(status, headers=raw, stream=stream, extensions=extensions)
 
 
 def _readable(dialect: Dialect, request: Any) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from bursar.insights.exports import BYTES
 from bursar.insights.imports.booking import checked
 from bursar.insights.imports.fields import Malformed, Row
+from bursar.insights.rows import TOLD
 from bursar.types import Entry
 
 _MONEY = {name.removesuffix("_nanos") + "_usd": name for name in Entry.__struct_fields__ if name.endswith("_nanos")}
@@ -28,6 +29,8 @@ def entry(values: Mapping[str, Any]) -> Entry:
     for name in BYTES:
         if told.get(name) is None:
             told.pop(name, None)
+    for name in TOLD:
+        _hold_json(name, told.get(name))
     unknown = sorted(told.keys() - set(Entry.__struct_fields__))
     if unknown:
         raise Malformed(f"{', '.join(unknown)[:80]}: no column of this version of Bursar")
@@ -35,3 +38,11 @@ def entry(values: Mapping[str, Any]) -> Entry:
         return checked(msgspec.convert(told, Entry))
     except msgspec.ValidationError as fault:
         raise Malformed(str(fault)) from None
+
+
+def _hold_json(name: str, text: Any) -> None:
+    if isinstance(text, str):
+        try:
+            msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError):
+            raise Malformed(f"{name}: {ascii(text)[:60]} is no JSON") from None

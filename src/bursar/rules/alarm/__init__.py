@@ -3,11 +3,7 @@
 A driver gathers the facts, calls `judge` and then `advance`, keeps the incident and delivers the messages.
 """
 
-from bursar.rules.alarm.facts import Budgeted, Costs, Facts, Pair, Series, Spent, Strangers
-from bursar.rules.alarm.incident import Incident, Message, advance, explains
-from bursar.rules.alarm.judge import judge, together
-from bursar.rules.alarm.reading import Reading
-from bursar.rules.alarm.rule import (
+from bursar.policy.alerts import (
     DEFAULTS,
     Cap,
     Drift,
@@ -20,10 +16,15 @@ from bursar.rules.alarm.rule import (
     Stranger,
     Terms,
     Threshold,
+    Wrong,
 )
+from bursar.rules.alarm.facts import Budgeted, Costs, Facts, Pair, Series, Spent, Strangers, Tightened
+from bursar.rules.alarm.incident import Incident, Message, advance, explains
+from bursar.rules.alarm.judge import judge, together
+from bursar.rules.alarm.reading import Reading
 
 __all__ = [
     "DEFAULTS", "Budgeted", "Cap", "Costs", "Drift", "Facts", "Falling", "Forecast", "Incident", "Message", "Pair",
     "Quiet", "Reading", "Rule", "Series", "Share", "Spent", "Spike", "Stranger", "Strangers", "Terms", "Threshold",
-    "advance", "explains", "judge", "together",
+    "Tightened", "Wrong", "advance", "explains", "judge", "together",
 ]  # fmt: skip

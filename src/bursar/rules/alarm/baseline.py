@@ -11,8 +11,12 @@ from bursar.types import PPM
 WEEK = {"hour": 7 * 24, "day": 7}
 """Windows of a week. Hours are counted by the clock of physics: in the week of a change the places are one hour off."""
 _WEEKS = 4
-_NORMAL = 1_482_600
-"""Millionths: the median absolute deviation of a normal sample times this is its standard deviation."""
+_NORMAL = 2_800_000
+"""Millionths: the median absolute deviation times this is the standard deviation of what comes from what is expected.
+
+1.48 for a large normal sample; 1.9 times that because places and levels are fitted to these same few windows, and are
+uncertain themselves (measured: tests/test_alarm_days.py).
+"""
 
 Windows = Sequence[int | None]
 
@@ -33,7 +37,8 @@ def usual(before: Windows, week: int, ahead: int = 0) -> tuple[int, int] | None:
     """(expected, deviation) of the window `ahead` of the running one; None before there are four whole weeks.
 
     Expected: the median of its place in the last four weeks, times the level, which is how the windows of the last week
-    stand to the medians of their own places. Deviation: how far the windows of all four lie off their week's level.
+    stand to the medians of their own places. Deviation: how far off it a window usually comes, from how far those of
+    all four weeks lie off their week's level.
     """
     known = _last(before, _WEEKS * week)
     if known is None:

@@ -79,4 +79,16 @@ class Strangers(msgspec.Struct, frozen=True, kw_only=True):
     rows: int | None
 
 
-Facts: TypeAlias = Series | Spent | Budgeted | Costs | Pair | Strangers
+class Tightened(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool of the semantic cache. Feeds Wrong."""
+
+    subject: str
+    """Tenant and step, and the pool's id."""
+    times: int
+    """How often its target stands halved."""
+    wrong: int
+    judged: int
+    """Answers that were compared with a fresh one so far, and those of them that were wrong."""
+
+
+Facts: TypeAlias = Series | Spent | Budgeted | Costs | Pair | Strangers | Tightened

@@ -10,12 +10,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from bursar.policy.alerts import Severity, Terms
 from bursar.rules.alarm import quiet
 from bursar.rules.alarm.reading import Reading, Unit, ratio
-from bursar.rules.alarm.rule import Severity, Terms
 from bursar.types import PPM, Instant
 
-Kind: TypeAlias = Literal["open", "update", "resolve"]
+Kind: TypeAlias = Literal["open", "update", "resolve", "test"]
 Told: TypeAlias = Literal["nothing", "open", "resolve"]
 
 _KEPT = 86_400_000_000

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bursar.policy.alerts import Cap, Drift, Falling, Forecast, Rule, Share, Spike, Stranger, Threshold, Wrong
 from bursar.rules import window
 from bursar.rules.alarm import baseline
-from bursar.rules.alarm.facts import Budgeted, Costs, Facts, Pair, Series, Spent, Strangers
+from bursar.rules.alarm.facts import Budgeted, Costs, Facts, Pair, Series, Spent, Strangers, Tightened
 from bursar.rules.alarm.reading import Reading, Unit, ratio, show, usd
-from bursar.rules.alarm.rule import Cap, Drift, Falling, Forecast, Rule, Share, Spike, Stranger, Threshold
-from bursar.rules.chain import wilson_upper
+from bursar.rules.chain.decide import wilson_upper
 from bursar.types import PPM, Instant
 
 _CHANCE = 2.33
@@ -39,6 +39,8 @@ def judge(rule: Rule, facts: Facts, now: Instant) -> Reading:
             return _stranger(rule, facts)
         case Forecast(), Series():
             return _forecast(rule, facts, now)
+        case Wrong(), Tightened():
+            return _wrong(rule, facts)
     raise TypeError(f"{type(rule).__name__} does not read {type(facts).__name__}")
 
 
@@ -164,6 +166,14 @@ def _stranger(rule: Stranger, facts: Strangers) -> Reading:
         return _unknown(rule, facts.subject, "the models are not known")
     why = f'{facts.rows} calls of {facts.subject}, which has no price: give one under [prices."{facts.subject}"]'
     return _reading(rule, facts.subject, facts.rows, rule.least_rows - 1, "rows", why)
+
+
+def _wrong(rule: Wrong, facts: Tightened) -> Reading:
+    why = (
+        f"{facts.wrong} of {facts.judged} cached answers that were judged so far were wrong, lately more than promised:"
+        " fewer are served now (`bursar cache learned`)"
+    )
+    return _reading(rule, facts.subject, facts.times, 0, "rows", why, facts.times)
 
 
 # --- how a reading is put together

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from bursar.rules.alarm.rule import Quiet
+from bursar.policy.alerts import Quiet
 from bursar.types import Instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

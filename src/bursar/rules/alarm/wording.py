@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from bursar.money import format_usd
-from bursar.rules.alarm.incident import Message
+from bursar.rules.alarm.incident import Incident, Message
 from bursar.rules.alarm.reading import Unit, show
 from bursar.types import Instant
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KINDS = {"open": "Alert", "update": "Still open", "resolve": "Resolved"}
+_LINES = 20
+_KINDS = {"open": "Alert", "update": "Still open", "resolve": "Resolved", "test": "Test"}
 
 
 def title(messages: Sequence[Message]) -> str:
@@ -25,12 +26,14 @@ def title(messages: Sequence[Message]) -> str:
 
 
 def text(messages: Sequence[Message]) -> str:
-    """A line for each message, the sentence first that says why."""
-    return "\n".join(_line(one) for one in messages)
+    """A line for each message, the sentence first that says why; of very many the first, and how many more."""
+    more = len(messages) - _LINES
+    told = [_line(one) for one in messages[:_LINES]] + ([f"and {more} more"] if more > 0 else [])
+    return "\n".join(told)
 
 
 def _line(message: Message) -> str:
-    peak = f"; peak {show(message.peak, message.unit)}" if message.kind != "open" else ""
+    peak = f"; peak {show(message.peak, message.unit)}" if message.kind in ("update", "resolve") else ""
     until = f" until {iso(message.resolved_at)}" if message.resolved_at is not None else ""
     return f"{title((message,))}: {message.why} (since {iso(message.since)}{until}{peak})"
 
@@ -56,10 +59,15 @@ def _alert(one: Message) -> dict[str, Any]:
         "severity": one.severity,
         "since": iso(one.since),
         "resolved_at": None if one.resolved_at is None else iso(one.resolved_at),
-        **{name: _number(getattr(one, name), one.unit) for name in ("value", "limit", "peak")},
-        "unit": {"nanos": "usd", "ppm": "share", "rows": "rows"}[one.unit],
+        **measures(one),
         "why": one.why,
     }
+
+
+def measures(one: Message | Incident) -> dict[str, Any]:
+    """{"value", "limit", "peak", "unit"}: see as_json."""
+    told = {name: _number(getattr(one, name), one.unit) for name in ("value", "limit", "peak")}
+    return told | {"unit": {"nanos": "usd", "ppm": "share", "rows": "rows"}[one.unit]}
 
 
 def _number(value: int | None, unit: Unit) -> str | int | None:

@@ -33,7 +33,9 @@ class Ground(NamedTuple):
 
 def wanted(call: Call, plan: Plan, policy: Policy) -> bool:
     """The step asks for it, and it is known how the model's provider caches."""
-    rule = budget.rule_of(call.tags, call.tags.step, policy)
+    if plan.api is not None:
+        return False  # the body that the provider gets is a translation
+    rule = budget.rule_of(call, policy)
     return rule is not None and rule.prompt_cache == "auto" and known.rules_of(call.api, plan.model).style != "none"
 
 

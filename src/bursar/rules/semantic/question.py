@@ -46,9 +46,9 @@ class Question(msgspec.Struct, frozen=True):
     writes: bool
 
 
-def question(call: Call, plans: tuple[Plan, ...], policy: Policy) -> Question | None:
+def question(call: Call, plan: Plan, policy: Policy) -> Question | None:
     """None: the step has no semantic cache, the call names no scope, or its answer may depend on more than its text."""
-    rule = budget.rule_of(call.tags, call.tags.step, policy)
+    rule = budget.rule_of(call, policy)
     cache = None if rule is None else rule.semantic_cache
     view = call.view
     if cache is None or call.cache == "off" or view.opaque_input or view.background or view.choices > 1:
@@ -64,7 +64,7 @@ def question(call: Call, plans: tuple[Plan, ...], policy: Policy) -> Question | 
     if rule is not None and rule.response_cache is not None and rule.response_cache.tools and around.get("tools"):
         return None  # an answer that calls tools is kept for equal calls, never for like ones
     scope = reuse.scope(call.tags, ResponseCache(ttl_ms=cache.ttl_ms, scope=cache.scope))
-    place = Plan(provider=plans[0].provider, model=None)
+    place = Plan(provider=plan.provider, model=None)
     partition = reuse.key(_with(call, around), place, scope, policy.cache_key)
     pool = reuse.key(_with(call, frame), place, f"pool:{cache.scope}", policy.cache_key)
     if partition is None or pool is None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bursar.policy import Endpoint
-from bursar.rules.route import FAMILY
+from bursar.rules.route.ladder import FAMILY
 from bursar.rules.semantic.question import Question
 from bursar.types import Block, Call, Completed, Outcome, Plan, Refused, View
 

@@ -28,7 +28,7 @@ class Translated(msgspec.Struct, frozen=True):
 
     body: bytes
     path: str
-    """Below the provider's host, `/v1` included."""
+    """Below the provider's base URL, as its SDK counts it: OpenAI's holds the /v1."""
     headers_needed: Headers
     """Beside the credential and the content type."""
 
@@ -42,13 +42,23 @@ class Refusal(msgspec.Struct, frozen=True):
 class Stream(Protocol):
     """A streamed answer while it is translated."""
 
+    @property
+    def over(self) -> bool:
+        """The caller has been told an end, a good or a bad one: nothing follows."""
+        ...
+
+    @property
+    def broken(self) -> bool:
+        """That end is an error of ours: what the provider said could not be translated."""
+        ...
+
     def feed(self, chunk: bytes) -> bytes: ...
     def close(self) -> bytes: ...
 
 
 _REQUESTS: dict[tuple[Api, Api], tuple[str, Headers, Callable[[Json, str, int | None], Json]]] = {
     ("chat", "messages"): ("/v1/messages", _VERSION, to_messages.request),
-    ("messages", "chat"): ("/v1/chat/completions", (), to_chat.request),
+    ("messages", "chat"): ("/chat/completions", (), to_chat.request),
 }
 
 

@@ -34,6 +34,13 @@ class Converter:
         self._voice = voice
         self._caller = dialect.of(caller)
         self._cutter = sse.Events()
+        self.broken = False
+        """The provider's words could not be translated."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing follows."""
+        return self._voice.over
 
     def feed(self, chunk: bytes) -> bytes:
         """The caller's events for what this chunk completes; often none."""
@@ -54,7 +61,7 @@ class Converter:
             for one in self._voice.end() if data is None else self._voice.hear(data):
                 out.append(one)
         except FAILURES:
-            self._voice.over = True
+            self._voice.over = self.broken = True
             out.append(self._caller.error_event(_BROKEN, "api_error"))
         return out
 

@@ -74,9 +74,10 @@ def _row(asked: Asked, line: BudgetLine, side: str) -> list[Cell]:
     state = grant.state(line.counter)
     look = {"ok": "good", "wrap_up": "warn"}.get(state, "bad")
     used = (settled + held) / limit if limit else None
+    whose = "everybody" if claim.scope == "global" else f"{claim.scope} {parts.plain(claim.key)}"
     return [
         Cell(parts.plain(claim.budget), asked.link("budgets", name=claim.budget)),
-        Cell("everybody" if claim.scope == "global" else f"{claim.scope} {parts.plain(claim.key)}", href),
+        Cell(whose, href, hint=whose, look="short"),
         Cell(state.replace("_", " "), look=look),
         Cell("", bars=_bars(settled, held, limit, look), look="wide"),
         Cell("unknown" if used is None else f"{used:.0%}", href),

@@ -1,17 +1,26 @@
-"""The overview: what was spent and on whom, against the period before; what needs a look. Rollups and budgets alone."""
+"""The overview: what is open, what was spent and on whom, against the period before; what needs a look.
 
-from collections.abc import Sequence
+From rollups, budgets and the shared states alone, never from rows.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
 
 from bursar.doors.dashboard.asked import Asked
-from bursar.doors.dashboard.pages import parts
+from bursar.doors.dashboard.pages import alerts, breakers, parts
 from bursar.doors.dashboard.pages.budgets import near
-from bursar.doors.dashboard.view import Part, Tile, View
+from bursar.doors.dashboard.view import Part, Table, Tile, View
+from bursar.insights import incidents
 from bursar.insights import report as reports
+from bursar.insights.breakers import Seen
 from bursar.insights.hits import share as saved
 from bursar.policy import Policy
 from bursar.stores.base import Counters, Filters, Line, Store
 
 _TOP = 8
+_URGENT = 5
 _MANY = 10
 """From so many times the period before on, percents say little."""
 
@@ -24,16 +33,38 @@ def build(store: Store, policy: Policy, asked: Asked) -> View:
         steps=policy.steps,
     )  # fmt: skip
     empty = parts.nothing_yet(store, asked, told.total)
-    shown: list[Part] = [] if empty is None else [empty]
+    running, shut = incidents.running(store), breakers.suspended(store, asked)
+    shown: list[Part] = [*_urgent(policy, asked, running, shut), *([] if empty is None else [empty])]
+    close = near(store, asked)
     if empty is None:
         agents = [Line(key, counts) for key, counts in told.agents.items()]
         shown += parts.notes("What the numbers say", *(remark.text for remark in told.remarks))
         shown.append(parts.over_time(store, asked, "Spend by model", models=told.metrics.models))
+    shown += [close] if close is not None else []
+    if empty is None:
         shown.append(parts.lines_table(asked, "Dearest agents", "agent", agents[:_TOP], told.total))
         shown.append(parts.lines_table(asked, "Dearest steps", "step", told.lines[:_TOP], told.total))
-    close = near(store, asked)
-    shown += [close] if close is not None else []
-    return View(title="Overview", tiles=_tiles(store, asked, told), parts=tuple(shown), live=True)
+    tiles = (*_tiles(store, asked, told), _alarm(asked, running, shut))
+    return View(title="Overview", tiles=tiles, parts=tuple(shown), live=True)
+
+
+def _urgent(policy: Policy, asked: Asked, running: Sequence[dict[str, Any]], shut: Sequence[Seen]) -> Iterator[Table]:
+    """What somebody has to look at now."""
+    if running:
+        table, rest = alerts.open_table(policy, asked, running[:_URGENT]), len(running) - _URGENT
+        yield _with_more(table, asked, f"All alerts, {rest:,} more of them open" if rest > 0 else "All alerts")
+    if shut:
+        table, rest = breakers.shut_table(asked, shut[:_URGENT]), len(shut) - _URGENT
+        yield _with_more(table, asked, f"All breakers, {rest:,} more of them open" if rest > 0 else "All breakers")
+
+
+def _with_more(table: Table, asked: Asked, text: str) -> Table:
+    return msgspec.structs.replace(table, more=(text, asked.link("alerts")))
+
+
+def _alarm(asked: Asked, running: Sequence[dict[str, Any]], shut: Sequence[Seen]) -> Tile:
+    note = f"{len(shut):,} suspended by breakers" if shut else "nobody is suspended"
+    return Tile("Open alerts", f"{len(running):,}", note, asked.link("alerts"), look="bad" if running or shut else "")
 
 
 def _tiles(store: Store, asked: Asked, told: reports.Report) -> tuple[Tile, ...]:

@@ -1,11 +1,12 @@
 """What several pages show: amounts in words, tables of sums by a label, spend over time. Rollups answer all of it."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
-from bursar.doors.cli.tables import cost, dollars, percent, plain, tokens
+from bursar.doors.cli.tables import cost, dollars, percent, plain, tokens, when
 from bursar.doors.dashboard.asked import LABELS, Asked, Slot
 from bursar.doors.dashboard.view import (
     Cell,
@@ -22,7 +23,8 @@ from bursar.doors.dashboard.view import (
 )
 from bursar.insights.report import share
 from bursar.money import format_usd
-from bursar.stores.base import Counters, Filters, Line, Store
+from bursar.stores.base import Counters, Filters, Line, Page, Store
+from bursar.types import Instant
 
 MOST = 50
 """Lines of a table."""
@@ -30,6 +32,9 @@ SERIES = 5
 """Models that have a colour of their own; the rest are one."""
 _PAGES = {"agent": "agents", "step": "agents", "user": "users", "model": "models", "session": "runs"}
 """The page that tells more about one key of a label."""
+_HEADS = {"user_tier": "Plan"}
+
+T = TypeVar("T")
 
 __all__ = ["cost", "dollars", "percent", "plain", "tokens"]
 
@@ -47,8 +52,9 @@ def named(asked: Asked, by: str, key: str | None) -> Cell:
 
 
 def behind(asked: Asked, **labels: str | None) -> str | None:
-    """The rows behind a number; None where a label is absent, which no filter can ask for."""
-    return None if None in labels.values() else asked.link("calls", **labels)
+    """The rows behind a number; None where a label is absent, or is one that no filter can ask for."""
+    known = None not in labels.values() and labels.keys() <= LABELS.keys()
+    return asked.link("calls", **labels) if known else None
 
 
 def spend(store: Store, asked: Asked, by: str, **labels: str) -> list[Line]:
@@ -70,7 +76,8 @@ def lines_table(
 ) -> Table:  # fmt: skip
     """Sums by a label: calls, tokens, cache, dollars and their share of the whole. within: the label it is within."""
     unknown = any(line.counts.unpriced for line in lines)
-    head = (by.capitalize(), "#Share of spend", "#Spend", "#Calls", "#Hits", "#Input", "#Cached", "#Output", "#Failed")
+    head = (_HEADS.get(by, by.capitalize()), "#Share of spend", "#Spend", "#Calls", "#Hits", "#Input", "#Cached",
+            "#Output", "#Failed")  # fmt: skip
     rest = len(lines) - MOST
     told = f"and {rest:,} more: the command bursar report --by {by} lists them all." if rest > 0 else ""
     return Table(
@@ -110,39 +117,60 @@ def over_time(
 ) -> Chart:  # fmt: skip
     """Spend by day or hour; by model unless a label is given: no rollup knows models in time within one.
 
-    models: the period's sums by model, where they are known already. within: the label.
+    models: the period's sums by model, where they are known already. within: the label. Asked column by column: a day
+    of any time zone is a few coarse sums, all models at once.
     """
-    labels = dict(within or {})
-    unit = unit or asked.unit()
-    whole = spend(store, asked, unit, **labels)
-    slots = asked.slots(unit, whole[0].key if whole else None)
+    labels, unit = dict(within or {}), unit or asked.unit()
+    slots = asked.slots(unit, _began(store, asked, labels))
+    told = [_of_slot(store, asked, slot, labels) for slot in slots]
+    if asked.filters.since is None:
+        idle = next((at for at, lines in enumerate(told) if lines), len(told))
+        slots, told = slots[idle:], told[idle:]
+    sums = [_added(lines) for lines in told]
     found = [] if labels else spend(store, asked, "model") if models is None else models
     keys = [line.key for line in found if line.key is not None and line.counts.cost_nanos > 0][:SERIES]
-    series = [_series(plain(key), spend(store, asked, unit, model=key), slots, asked.link("models", model=key))
-              for key in keys]  # fmt: skip
-    sums = _series("all", whole, slots)
+    by_model = [{line.key: line.counts.cost_nanos for line in lines} for lines in told]
+    series = [
+        Series(plain(key), tuple(costs.get(key, 0) for costs in by_model), asked.link("models", model=key))
+        for key in keys
+    ]
+    amounts = [one.cost_nanos for one in sums]
     if len(found) == len(keys) == 1 or not keys:
-        series = [msgspec.structs.replace(sums, name=series[0].name if keys else "spend")]
+        series = [Series(series[0].name if keys else "spend", tuple(amounts))]
     else:
-        rest = [all_ - sum(parts) for all_, *parts in zip(sums.amounts, *(s.amounts for s in series), strict=True)]
+        rest = [whole - sum(parts) for whole, *parts in zip(amounts, *(one.amounts for one in series), strict=True)]
         series += [Series("other models", tuple(rest))] if any(rest) else []
-    return _chart(asked, title, unit, slots, series, {line.key: line.counts for line in whole}, labels)
+    return _chart(asked, title, unit, slots, series, sums, labels)
 
 
-def _series(name: str, lines: Sequence[Line], slots: Sequence[Slot], href: str | None = None) -> Series:
-    known = {line.key: line.counts.cost_nanos for line in lines}
-    return Series(name, tuple(known.get(slot.key, 0) for slot in slots), href)
+def _began(store: Store, asked: Asked, labels: Mapping[str, str]) -> str | None:
+    """A day before which there is nothing, where the period has no beginning: days of UTC are sums that are kept, and
+    no zone's are more than a day earlier."""
+    if asked.filters.since is not None:
+        return None
+    lines = spend(store, msgspec.structs.replace(asked, zone="UTC"), "day", **labels)
+    return (date.fromisoformat(lines[0].key or "") - timedelta(days=1)).isoformat() if lines else None
+
+
+def _of_slot(store: Store, asked: Asked, slot: Slot, labels: Mapping[str, str]) -> list[Line]:
+    within = msgspec.structs.replace(asked.filters, since=slot.since, until=slot.until)
+    return spend(store, msgspec.structs.replace(asked, filters=within), "total" if labels else "model", **labels)
+
+
+def _added(lines: Sequence[Line]) -> Counters:
+    vectors = [msgspec.structs.astuple(line.counts) for line in lines]
+    return Counters(*map(sum, zip(*vectors, strict=True))) if vectors else Counters()
 
 
 def _chart(
     asked: Asked, title: str, unit: str, slots: Sequence[Slot], series: Sequence[Series],
-    sums: dict[str | None, Counters], labels: dict[str, str],
+    sums: Sequence[Counters], labels: dict[str, str],
 ) -> Chart:  # fmt: skip
     top = ceiling(max((sum(max(one.amounts[at], 0) for one in series) for at in range(len(slots))), default=0))
-    hrefs = [_of_slot(asked, slot, labels) for slot in slots]
+    hrefs = [asked.link("calls", **labels, since=stamp(slot.since), until=stamp(slot.until)) for slot in slots]
     names = [moment_name(slot.key) for slot in slots]
     hints = [[f"{name}: {dollars(n)} {one.name}" for name, n in zip(names, one.amounts, strict=True)] for one in series]
-    told = [(name, sums.get(slot.key, Counters()), href) for name, slot, href in zip(names, slots, hrefs, strict=True)]
+    told = zip(names, sums, hrefs, strict=True)
     return Chart(
         title=title,
         rects=columns(series, hints, hrefs),
@@ -154,17 +182,12 @@ def _chart(
             columns=(unit.capitalize(), "#Spend", "#Calls", "#Hits"),
             rows=rows_of(
                 (Cell(name), Cell(cost(one), href), Cell(f"{one.calls:,}", href), Cell(f"{one.hits:,}", href))
-                for name, one, href in reversed(told)
+                for name, one, href in reversed(list(told))
                 if one != Counters()
             ),
         ),
         note=f"By {unit}, {asked.zone}.",
     )
-
-
-def _of_slot(asked: Asked, slot: Slot, labels: dict[str, str]) -> str:
-    from_to = {"since": stamp(slot.since), "until": stamp(slot.until)}
-    return asked.link("calls", **labels, **from_to)
 
 
 def stamp(at: int) -> str:
@@ -176,6 +199,32 @@ def moment_name(key: str) -> str:
     """2026-11-24 -> 24 Nov; 2026-11-24T15 -> 24 Nov 15:00."""
     at = datetime.fromisoformat(key)
     return f"{at.day} {at:%b}" + (f" {at:%H}:00" if "T" in key else "")
+
+
+def minute(at: Instant) -> str:
+    """2026-11-24 18:00, UTC."""
+    return when(at)[:16]
+
+
+# --- lists whose last comes first
+
+
+def newest(
+    asked: Asked, name: str, ask: Callable[[str | None], Page[T]], at: Callable[[T], int]
+) -> tuple[tuple[T, ...], tuple[str, str] | None]:
+    """What the period holds of a list, a page of it, and the link to the older ones.
+
+    name: the query parameter that has the list's cursor. What is older than the period ends it.
+    """
+    since, until, cursor = asked.filters.since or 0, asked.filters.until, asked.query.get(name)
+    while True:
+        page = ask(cursor)
+        kept = tuple(one for one in page.items if since <= at(one) and (until is None or at(one) < until))
+        cursor = page.next_cursor
+        if page.items and at(page.items[-1]) < since:
+            cursor = None
+        if kept or cursor is None:
+            return kept, None if cursor is None else ("Older ones", asked.here(**{name: cursor}))
 
 
 # --- remarks and empty states

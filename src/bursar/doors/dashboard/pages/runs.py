@@ -6,7 +6,7 @@ from bursar.doors.cli.tables import when
 from bursar.doors.dashboard.asked import Asked, BadQuery
 from bursar.doors.dashboard.pages import parts
 from bursar.doors.dashboard.view import FULL, Cell, Segment, Table, Tile, View, rows_of
-from bursar.insights import callmap
+from bursar.insights import callmap, why
 from bursar.policy import Policy
 from bursar.stores.base import Run, Store
 from bursar.types import Entry
@@ -114,10 +114,11 @@ def _waterfall(asked: Asked, nodes: Sequence[callmap.Node], entries: Sequence[En
     left = len(nodes) - 1 - len(shown)
     return Table(
         title="Call by call",
-        columns=("Step", "When", "Model", "Why", "#Seconds", "#Input", "#Cached", "#Output", "#Cost", "Cache", ""),
+        columns=("Step", "When", "Model", "Tier", "Why", "Check", "#Seconds", "#Input", "#Cached", "#Output", "#Cost",
+                 "Cache", ""),
         rows=rows_of(_node(asked, node, began, max(ended - began, 1), dearest) for node in shown),
         note=f"{left:,} more lines: bursar run lists them all." if left > 0 else "",
-    )
+    )  # fmt: skip
 
 
 def _node(asked: Asked, node: callmap.Node, began: int, span: int, dearest: int) -> list[Cell]:
@@ -127,7 +128,7 @@ def _node(asked: Asked, node: callmap.Node, began: int, span: int, dearest: int)
         href = asked.link("run", run=node.item.run_id, of=asked.query.get("of"))
         name = Cell(f"↳ {parts.plain(node.item.agent_id)}", href, depth=depth, look="nested")
         sums = [parts.tokens(told, n) for n in (told.input_tokens, told.cached_tokens, told.output_tokens)]
-        return [name, Cell(""), Cell(""), Cell(""), Cell(""), *(Cell(text) for text in [*sums, parts.cost(told)]),
+        return [name, *([Cell("")] * 6), *(Cell(text) for text in [*sums, parts.cost(told)]),
                 Cell(""), Cell("in all", look="muted")]  # fmt: skip
     entry = node.item
     href = asked.link("call", request=entry.request_id)
@@ -140,17 +141,33 @@ def _node(asked: Asked, node: callmap.Node, began: int, span: int, dearest: int)
     return [
         Cell(parts.plain(entry.step), href, depth=depth),
         Cell("", bars=(segment,), look="wide", hint=f"+{(entry.started_at - began) / 1e6:.2f} s"),
-        Cell(parts.plain(entry.model) + (f" ({parts.plain(entry.tier)})" if entry.tier else "")),
-        Cell(parts.plain(entry.route_reason), look="muted"),
+        Cell(parts.plain(entry.model)),
+        Cell(parts.plain(entry.tier) if entry.tier else ""),
+        _why(entry),
+        _CHECKED[entry.validated],
         Cell("" if took is None else f"{took / 1000:.2f}"),
         *(Cell(number(n)) for n in tokens_of(entry)),
         Cell(parts.dollars(entry.cost_nanos), href, hint=share),
         Cell("" if entry.cache in ("bypass", "miss") else entry.cache.replace("_", " "), look="muted"),
         Cell(
-            ", ".join(filter(None, ("" if entry.status in ("completed", "hit") else ending(entry), unusual(entry)))),
+            ", ".join(
+                filter(
+                    None, ("" if entry.status in ("completed", "hit") else ending(entry), unusual(entry, checked=False))
+                )
+            ),
             look="bad" if entry.status in ("failed", "refused") else "muted",
         ),
     ]
+
+
+_CHECKED = {True: Cell("passed", look="good"), False: Cell("rejected", look="bad"), None: Cell("")}
+
+
+def _why(entry: Entry) -> Cell:
+    """What was decided, or who chose the model where nothing was; all of it when pointed at."""
+    full = "\n".join(f"{reason.topic.replace('_', ' ')}: {parts.plain(reason.full)}" for reason in why.reasons(entry))
+    told = why.brief(entry)
+    return Cell(parts.plain(told or entry.route_reason), look="muted wrap" if told else "muted", hint=full)
 
 
 def number(count: int | None) -> str:
@@ -168,8 +185,8 @@ def ending(entry: Entry) -> str:
     return entry.status + (f" {entry.http_status}" if entry.http_status and entry.status == "failed" else "")
 
 
-def unusual(entry: Entry) -> str:
-    """What else is not as usual about an attempt."""
+def unusual(entry: Entry, *, checked: bool = True) -> str:
+    """What else is not as usual about an attempt; checked: that its answer was rejected too."""
     told = []
     if entry.attempt > 1:
         told.append(f"attempt {entry.attempt}")
@@ -179,6 +196,6 @@ def unusual(entry: Entry) -> str:
         told.append("estimated")
     if entry.purpose != "call":
         told.append(entry.purpose)
-    if entry.validated is False:
+    if checked and entry.validated is False:
         told.append("not valid")
     return ", ".join(told)

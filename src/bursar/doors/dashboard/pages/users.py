@@ -1,8 +1,8 @@
-"""Users: what each costs, who costs most, and when. No rollup is kept by plan: `--by tag:K` of a report knows tags."""
+"""Users: what each costs, who costs most, on which plan, and when."""
 
 from bursar.doors.dashboard.asked import Asked
 from bursar.doors.dashboard.pages import parts
-from bursar.doors.dashboard.view import Tile, View
+from bursar.doors.dashboard.view import Part, Tile, View
 from bursar.insights.report import share
 from bursar.money import divide_half_even
 from bursar.policy import Policy
@@ -30,15 +30,26 @@ def build(store: Store, policy: Policy, asked: Asked) -> View:
         Tile("Top ten", parts.percent(share(sum(one.cost_nanos for one in known[:10]), cost)), "of what users cost"),
         Tile("Without a user", "$0" if none is None else parts.cost(none), "calls that name none"),
     )
-    note = "Say who a call is for by guard.run(user=...) or the header x-bursar-user-id." if none is not None else ""
-    table = parts.lines_table(asked, "Top spenders", "user", lines, whole, note=note)
-    return View(
-        title="Users", tiles=tiles, fields=("user",),
-        parts=(table, parts.over_time(store, asked, "Spend by model, hour by hour", _hours(asked))),
-    )  # fmt: skip
+    plans = parts.spend(store, asked, "user_tier")
+    named = any(line.key is not None for line in plans)
+    note = _note(none is not None, not named)
+    shown: list[Part] = [parts.lines_table(asked, "Top spenders", "user", lines, whole, note=note)]
+    if named:
+        shown.append(parts.lines_table(asked, "Plans", "user_tier", plans, whole))
+    unit = _unit(asked)
+    title = "Spend by model, hour by hour" if unit == "hour" else "Spend by model, day by day"
+    shown.append(parts.over_time(store, asked, title, unit))
+    return View(title="Users", tiles=tiles, fields=("user",), parts=tuple(shown))
 
 
-def _hours(asked: Asked) -> str:
+def _note(nameless: bool, planless: bool) -> str:
+    """How calls are to be told apart that are not."""
+    user = "Say who a call is for by guard.run(user=...) or the header x-bursar-user-id." if nameless else ""
+    plan = "Say on which plan he is by guard.run(user_tier=...) or the header x-bursar-user-tier." if planless else ""
+    return " ".join(filter(None, (user, plan)))
+
+
+def _unit(asked: Asked) -> str:
     """By hour as long as bars can be told apart: seven days."""
     return asked.unit() if asked.before() is None else "hour" if _length(asked) <= _WEEK_US else "day"
 
@@ -64,7 +75,7 @@ def _one(store: Store, asked: Asked, user: str) -> View:
     return View(
         title=f"User {parts.plain(user)}", tiles=tiles, fields=("user",),
         parts=(
-            parts.over_time(store, asked, "Spend of the user", _hours(asked), within=within),
+            parts.over_time(store, asked, "Spend of the user", _unit(asked), within=within),
             parts.lines_table(asked, "Agents", "agent", parts.spend(store, asked, "agent", **within), counts, within),
             parts.lines_table(asked, "Sessions", "session", parts.spend(store, asked, "session", **within), counts,
                               within),
