@@ -109,6 +109,10 @@ def test_the_callers_headers_go_to_his_own_provider_alone() -> None:
     assert dict(question_to("messages", asked("chat", headers=secret)).headers) == {
         "content-type": "application/json", "anthropic-version": "2023-06-01"
     }  # fmt: skip
+    named = asked("chat", headers=secret, home="openai")
+    assert dict(question_to("chat", named).headers) == mine
+    peer = judge(named, "chat", "groq", "llama", JUDGE, ANSWER, "req_1-judge1")
+    assert (peer.path, peer.headers) == ("/chat/completions", (("content-type", "application/json"),))
     library = asked("chat", headers=secret, provider="openai")
     assert question_to("chat", library).provider == "openai"
     away = question_to("messages", library)

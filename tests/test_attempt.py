@@ -1,5 +1,7 @@
 """Laws of one attempt, without sockets: however the bytes come and whoever waits for them, they mean the same."""
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -7,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bursar.drivers.aio import _read as read_beside
 from bursar.drivers.attempt import Attempt
+from bursar.drivers.auditor import read as read_whole
 from bursar.drivers.life import Clock, TransportFailure
 from bursar.effects import Send
 from bursar.types import Abandoned, Api, Call, Completed, Failed, Hold, Instant, Outcome, Plan, Tags
@@ -137,3 +141,60 @@ def test_no_answer_makes_it_raise(caller: Api, provider: Api, body: bytes, json:
                 one.take(body)
                 outcome = one.whole()
                 assert isinstance(outcome, Failed if status != 200 else Completed | Failed)
+
+
+class Endless:
+    """A provider that says its last word and does not close: reading past it never ends."""
+
+    status = 200
+    headers = (("content-type", "text/event-stream"),)
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces, self.closed = pieces, False
+
+    def chunks(self) -> Iterator[bytes]:
+        yield from self.pieces
+        raise AssertionError("it was read past its end")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class AsyncEndless(Endless):
+    async def chunks(self) -> AsyncIterator[bytes]:  # type: ignore[override]
+        for piece in super().chunks():
+            yield piece
+
+    async def close(self) -> None:  # type: ignore[override]
+        self.closed = True
+
+    def rest(self) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("beside_a_loop", [False, True])
+@pytest.mark.parametrize(("caller", "provider"), [way for way in WAYS if way[1] != "gemini"])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_a_judged_stream_is_read_to_its_last_event(
+    caller: Api, provider: Api, beside_a_loop: bool, data: st.DataObject
+) -> None:
+    """Then nobody waits for the provider to hang up; the answer is the same as where it does at once."""
+    stream = stream_of(provider, data.draw(ANSWERS[provider]))
+    pieces = cut(stream, data.draw(st.lists(st.integers(0, 1 << 16), max_size=6)))
+    one, other = attempt(caller, provider, judged=True), attempt(caller, provider, judged=True)
+    there = (AsyncEndless if beside_a_loop else Endless)(pieces)
+    assert not one.head(200, there.headers)
+    waited: Any = there
+    outcome = asyncio.run(read_beside(one, waited)) if beside_a_loop else read_whole(one, waited)
+    assert there.closed and outcome == read(other, [stream], "ended")[1]
+
+
+def test_a_judged_stream_of_gemini_is_read_to_its_end() -> None:
+    """Its last event is a candidate's; another may follow."""
+    one = attempt("gemini", "gemini", judged=True)
+    there: Any = Endless([stream_of("gemini", {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "index": 0,
+                                                              "finishReason": "STOP"}]})])  # fmt: skip
+    one.head(200, there.headers)
+    with pytest.raises(AssertionError, match="past its end"):
+        read_whole(one, there)

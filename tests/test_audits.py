@@ -39,6 +39,8 @@ def asked(book: Book, number: int = 0, tier: str = "frontier", answer: Answer = 
     call = replace(asking(more.get("model", "opus")), request_id=f"req_{number}")
     closed = replace(entry(tier, call), cost_nanos=given, input_tokens=10, output_tokens=5)
     verdict = Verdict(replace(said(), answer=answer), closed, 1, given)
+    if not auditing.speaks(verdict):
+        return None
     return auditing.due(call, way, Known(), verdict, book.spend(given), policy)
 
 

@@ -49,6 +49,7 @@ def test_an_empty_ledger_says_what_to_do_next(page: str) -> None:
         assert any(word in shown.text for word in next_steps)
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_to_a_page() -> None:
     """From the overview on, labels that would be markup, paths or templates included, and none of them is obeyed."""
     seen: set[str] = set()

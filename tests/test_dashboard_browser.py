@@ -50,8 +50,15 @@ class Reader:
         assert found == [], [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (1440, "dark"),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1440, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_every_page_is_sound(browser: Browser, width: int, scheme: str) -> None:
     """Of a ledger with everything in it, labels that would be markup included; and of an empty one."""
     with visiting(rich()) as visitor:

@@ -82,7 +82,7 @@ def test_the_waterfall_says_why() -> None:
     at = {name: place for place, name in enumerate(shown.columns)}
     told = [[cells[at[name]].text for name in ("Tier", "Why", "Check")] for cells in shown.rows]
     assert told == [
-        ["small", f"not in the cache; check rejected it: no {EVIL}", "rejected"],
+        ["small", f"check rejected it: no {EVIL}; not in the cache", "rejected"],
         ["mid", "check passed", "passed"],
         ["", "caller", ""],
         ["", "", ""],

@@ -48,7 +48,9 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[bursar.Gu
         yield guard
 
 
-@pytest.mark.parametrize("limit", [{"usd": "0.05"}, {"tokens": 12_000}], ids=["dollars", "tokens"])
+@pytest.mark.parametrize(
+    "limit", [{"usd": "0.05"}, pytest.param({"tokens": 12_000}, marks=pytest.mark.slow)], ids=["dollars", "tokens"]
+)
 def test_a_thousand_calls_in_fifty_threads(sandbox: SandboxServer, shared: bursar.Guard, limit: Any) -> None:
     """One run budget, fifty threads: the provider's own bill stays within it, and nearly all of it can be spent."""
     client = shared.wrap(openai(sandbox.url, max_retries=0))

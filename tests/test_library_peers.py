@@ -18,10 +18,10 @@ import bursar
 import library_kit as kit
 import routing_kit as routes
 from bursar.doors.library.peers import endpoint
-from bursar.policy import Candidate, Provider
+from bursar.policy import Candidate, JudgePrompt, Provider
 from bursar.sandbox import SandboxServer
 from gateways import canned, until
-from routing_kit import CLAUDE_TOP, GPT, GPT_MID, KEYS, MIXED, RIGHT, RIGHTLY, Deal, at, usd
+from routing_kit import CLAUDE_TOP, GPT, GPT_MID, KEYS, MIXED, OWN, RIGHT, RIGHTLY, Deal, at, usd
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,19 @@ def test_a_provider_of_the_same_family_gets_its_own_credential(climbing: Sandbox
             assert "Bearer sk-second" in there and "private" not in there and "Bearer k" not in there
             assert [got.path for got in second.requests] == ["/v1/chat/completions"] * 2 + ["/v1/responses"] * 2
             assert len(server.requests) == 2
+
+
+def test_of_a_request_that_is_not_the_callers_the_key_of_his_is_not_told(climbing: SandboxServer) -> None:
+    """An escalation, a judge: the provider must not take them for the caller's request once more."""
+    with at(climbing, OWN) as (guard, server, url):
+        client = routes.openai(guard, url)
+        once = {"idempotency-key": "mine", "x-stainless-idempotency-key": "mine"}
+        judge = JudgePrompt("Give a score", tier="mid")
+        with guard.step("extract", cascade=["small", "mid"], validate=[judge, Deal]):
+            assert routes.chat_text(routes.chat(client, GPT, extra_headers=once)) == RIGHT
+        told = [(json.loads(got.body)["model"], {k.decode() for k, _ in got.headers} & once.keys())
+                for got in server.requests]  # fmt: skip
+        assert told[0] == (GPT, {*once}) and len(told) >= 2 and all(not keys for _, keys in told[1:])
 
 
 PATHS = [

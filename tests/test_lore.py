@@ -96,7 +96,9 @@ def entry(tier: str, a_call: Call, **more: Any) -> Entry:
 
 
 def note(keeper: Keeper, row: Entry) -> None:
-    """As the world does of a row that is settled."""
+    """As the world does of a row that is settled, of a call whose tier was chosen."""
+    tags = Tags(step=row.step, run_id=row.run_id, session_id=row.session_id)
+    keeper.known(asking(request_id=row.request_id, tags=tags))
     keeper.lore.note(row, Plan(row.provider, row.model, tier=row.tier))
 
 
@@ -289,6 +291,7 @@ class Lived:
     def attempt(self, tier: str, *, sent: bool = True, **outcome: Any) -> None:
         self.number += 1
         a_call = asking(request_id=f"req_{self.number}")
+        self.world.perform(Lore(a_call, way(a_call), course.site(a_call)))
         provider, model = PROVIDER[tier]
         labels: dict[str, Any] = {"run_id": "run1", "step": "extract", "tier": tier}
         opening = row(a_call.request_id, provider=provider, model=model, **labels)

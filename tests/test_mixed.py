@@ -197,7 +197,7 @@ def reconcile(rows: list[Entry], sandbox: SandboxServer, got: int, tolerance: fl
     assert abs(booked - owed) <= owed * tolerance, f"{len(guessed)} cut: booked {booked}, billed {owed}"
 
 
-@pytest.mark.parametrize("which", ["library", "gateway"])
+@pytest.mark.parametrize("which", ["gateway", pytest.param("library", marks=pytest.mark.slow)])
 def test_a_hundred_mixed_calls(which: str, tmp_path: Path) -> None:
     """Enough of everything to fail early; too few for the estimator to have learned each model's tokenizer."""
     mixed(which, 100, tmp_path / "ledger.db", 0.10)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bursar.drivers import passage
 from bursar.drivers.life import TransportFailure
@@ -114,6 +115,51 @@ def test_paths_and_headers() -> None:
     assert (back.path, back.headers) == ("/chat/completions", (*kept, plain))
     home = passage.of(call("messages", mine, messages=HI, max_tokens=9), Plan("anthropic", "m")).ship()
     assert home.headers == (*[pair for pair in mine if pair[0] != "accept-encoding"], plain)
+
+
+MINE: Headers = (
+    ("authorization", "Bearer k"), ("x-api-key", "k"), ("x-team-token", "k"), ("openai-organization", "o"),
+    ("idempotency-key", "i"), ("x-stainless-idempotency-key", "i"), ("anthropic-beta", "b"), ("user-agent", "me"),
+)  # fmt: skip
+HIS = {"authorization", "x-api-key", "x-team-token", "openai-organization"}
+ONCE = {"idempotency-key", "x-stainless-idempotency-key"}
+REST = {"anthropic-beta", "user-agent", "accept-encoding"}
+
+
+@pytest.mark.parametrize(
+    ("home", "provider", "goes", "addressed"),
+    [("openai", "openai", HIS | ONCE | REST, True), ("openai", "groq", REST, False),
+     ("(none)", "groq", REST, False), (None, "groq", HIS | ONCE | REST, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_credential_leaves_for_whom_it_is_meant(
+    home: str | None, provider: str, goes: set[str], addressed: bool, fixed: bool
+) -> None:
+    """The provider that the caller has addressed: by his words, or by his client (fixed), which always has one."""
+    if fixed and home is None:
+        return
+    asked = replace(call("chat", MINE, home if fixed else None, messages=HI), home=None if fixed else home)
+    shipped = passage.of(asked, Plan(provider, "m")).ship()
+    assert ({name for name, _ in shipped.headers}, shipped.home) == (goes, addressed)
+
+
+@pytest.mark.parametrize(
+    ("asked", "plan", "repeats"),
+    [
+        (call("chat", MINE, messages=HI), Plan("openai", "m"), True),
+        (call("chat", MINE, messages=HI), Plan("openai", "better"), False),
+        (call("chat", MINE, messages=HI), changed(Plan("openai", "m"), hint="no JSON"), False),
+        (replace(call("chat", MINE, messages=HI), purpose="judge"), Plan("openai", "m"), False),
+        (replace(call("chat", MINE, messages=HI), purpose="audit"), Plan("openai", "m"), False),
+        (replace(call("chat", MINE, messages=HI), api="gemini", path="/v1beta/models/m:generateContent"),
+         Plan("gemini", "n"), False),
+        (call("chat", MINE, messages=HI), FAR, False),
+    ],
+)  # fmt: skip
+def test_only_his_very_request_is_said_to_be_repeated(asked: Call, plan: Plan, repeats: bool) -> None:
+    """Else the provider would give the answer of another request again."""
+    told = {name for name, _ in passage.of(asked, plan).ship().headers}
+    assert told & ONCE == (ONCE if repeats else set())
 
 
 def test_a_straight_call_is_the_callers_own_object() -> None:

@@ -235,9 +235,10 @@ class TestWhy:
             "check": "rejected it (score 0.10): no JSON; the same model may mend it",
         }
         assert why.brief(decided()) == (
-            "not in the cache; budget task (run r1) held $0.002 and 1,100 tokens with 43% left, the tightest of 2; the "
-            "answer limited to 500 tokens; small: 0.90 can pass, 0.10 needed; prompt cache: 1 mark kept 5m, the first "
-            "900 tokens; 60 of 100 input tokens read from it, 30 written to it; check rejected it (score 0.10): no JSON"
+            "small: 0.90 can pass, 0.10 needed; check rejected it (score 0.10): no JSON; not in the cache; "
+            "prompt cache: 1 mark kept 5m, the first 900 tokens; 60 of 100 input tokens read from it, 30 written to "
+            "it; budget task (run r1) held $0.002 and 1,100 tokens with 43% left, the tightest of 2; the answer "
+            "limited to 500 tokens"
         )
 
     def test_where_nothing_was_decided(self) -> None:
@@ -283,7 +284,7 @@ class TestTheCallMap:
         lines = printed(decided(), plain, row(2, run_id="n1", parent_run_id="r1"))
         told = [line.split()[0] for line in lines[4:]]
         assert told == ["s", "why:", "s", "└", "s"]
-        assert lines[5].startswith("    why: not in the cache; budget task")
+        assert lines[5].startswith("    why: small: 0.90 can pass, 0.10 needed; check rejected it")
         full = [line.split(":")[0].strip() for line in printed(decided(), full=True)[5:]]
         assert full == ["cache", "budget", "route", "prompt cache", "check"]
 

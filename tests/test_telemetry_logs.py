@@ -53,7 +53,7 @@ def entry(**told: Any) -> Entry:
     return Entry(**{**said, "stream": False, **told})
 
 
-@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize("style", ["json", pytest.param("text", marks=pytest.mark.slow)])
 def test_the_gateway_logs_no_content(style: str) -> None:
     """A mixed load with every fault, bad keys, refusals and bodies that are no JSON, at DEBUG."""
     says = SandboxSettings(timeout_s=0.05, tasks=(SAID,))

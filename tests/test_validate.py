@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pydantic
 import pytest
 from hypothesis import given
@@ -151,15 +152,27 @@ def test_what_is_always_checked() -> None:
 
 
 def test_what_a_validator_returns() -> None:
-    """A bool as it is, a score against its minimum, a Judgement untouched; anything else is not a verdict."""
+    """A bool as it is, a score against its minimum, a Judgement as it is; anything else is not a verdict."""
     own = Judgement(ok=False, reason="mine", repairable=True)
-    assert said(own) is own
+    assert said(own) == own
+    wild = Judgement(ok="yes", score=float("nan"), reason="\ud800", retry_hint="\udfff", cost_nanos=None)  # type: ignore[arg-type]
+    assert msgspec.json.encode(said(wild)) and said(wild).ok is None and said(wild).score is None
     assert said(True).ok is True
     assert said(False).ok is False
     assert (said(0.7, 0.7).ok, said(0.7, 0.7).score) == (True, 0.7)
     assert said(0, 0.5).ok is False
     for unknown in (None, "yes", object(), float("nan"), float("inf")):
         assert said(unknown).ok is None
+
+
+def test_a_fence_is_found_in_the_time_that_reading_takes() -> None:
+    """A model that writes line ends for ever stops nobody: 200,000 of them are read like any other text."""
+    for text in ("```" + "\n" * 200_000 + "x", "```json\n" + "\n" * 200_000):
+        assert json_schema({"type": "object"})(Answer(text=text)).ok is False  # type: ignore[union-attr]
+    assert parsed('```json\n{"a": 1}\n```') == parsed('``` \n{"a": 1}```') == {"a": 1}
+    for text in ("```not json\n{}\n```", "```\n{}", "{}```"):
+        with pytest.raises(ValueError):
+            parsed(text)
 
 
 class ModelRetry(Exception):

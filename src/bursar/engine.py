@@ -52,6 +52,8 @@ NOTHING = Verdict(Refused("no plan was left to try"), None, attempts=0)
 
 async def handle(call: Call, policy: Policy) -> Verdict:
     """An answer that is known already, or the call's own."""
+    if policy.steps:
+        call = msgspec.structs.replace(call, rule=budget.rule_at(call, policy))
     admitted = await Admit(call) if policy.breakers else None
     way = course.course(call, policy)
     if isinstance(way, Refused):
@@ -64,11 +66,12 @@ async def handle(call: Call, policy: Policy) -> Verdict:
     found = await Recall(known.key, call) if known is not None and known.reads else None
     if found is not None and found.fresh_until > await Now():  # exact first: free and certain
         return await give(call, way.first, found, "hit", policy)
-    told = await nearest(call, way.first, policy)
+    told = await nearest(call, way.first, way.allowed, policy)
     if told is not None and told.found is not None:
         await Learn(told)
         return await give(call, way.first, told.found, "semantic_hit", policy)
-    way = way.told(lambda plans: reuse.keeping(choose.keeping(plans, told), known))
+    if told is not None or known is not None:
+        way = way.told(lambda plans: reuse.keeping(choose.keeping(plans, told), known))
     if call.cache == "only":
         return await refuse(call, book.opening(call, way.first, 1, await Now(), policy), reuse.MISS, policy)
     verdict = await (climbed(call, way, policy) if known is None else shared(call, way, known, found, policy))
@@ -77,12 +80,12 @@ async def handle(call: Call, policy: Policy) -> Verdict:
     return verdict
 
 
-async def nearest(call: Call, plan: Plan, policy: Policy) -> choose.Told | None:
+async def nearest(call: Call, plan: Plan, allowed: tuple[str, ...], policy: Policy) -> choose.Told | None:
     """The answer to a question that means the same, where the step allows it and enough speaks for it."""
     asked = question.question(call, plan, policy)
     if asked is None:
         return None
-    paid = side.embedding(call, plan, asked)
+    paid = side.embedding(call, plan, asked, allowed)
     vector = side.vector((await beside(*paid, NOTHING, policy)).outcome) if paid is not None else None
     around = await Nearby(asked, vector)
     if around is None:
@@ -154,7 +157,7 @@ async def judged(
     call: Call, way: Course, turn: climb.Turn, verdict: Verdict, policy: Policy
 ) -> tuple[Verdict, Judgement]:
     """What the step's validators say of an answer: the free ones first, the paid ones where another tier may follow."""
-    answer = climb.answer_of(turn, verdict)
+    answer = climb.answer_of(call, turn, verdict)
     if isinstance(answer, Judgement):
         return verdict, answer
     checks, paid = climb.validators(way)
@@ -179,7 +182,7 @@ async def questions(
     """The calls that a validator is paid for; none where its judge cannot be reached."""
     if not isinstance(asks, JudgePrompt):
         return climb.samples(call, turn, verdict, asks, number)
-    seat, answer = rating.seat(call, asks, way, policy), climb.answer_of(turn, verdict)
+    seat, answer = rating.seat(call, asks, way, policy), climb.answer_of(call, turn, verdict)
     if seat is None or isinstance(answer, Judgement):
         return ()
     return ((await Draft(call, *seat, asks, answer, f"judge{verdict.attempts}.{number}"), seat[0]),)
@@ -240,7 +243,7 @@ async def attempt(call: Call, plan: Plan, rung: budget.Rung, before: Verdict, po
     entry = book.closing(entry, outcome, await learned(entry, outcome), policy)
     await Settle(hold, entry, plan)
     spent, cost = before.spent_nanos + book.owed(entry), book.together(before.cost_nanos, entry.cost_nanos)
-    return Verdict(outcome, entry, entry.attempt, spent, budget.after(hold.standing, entry), hold.lowered, cost)
+    return Verdict(outcome, entry, entry.attempt, spent, budget.after(hold.standing, entry), hold.lowered, cost, plan)
 
 
 async def marked(call: Call, plan: Plan, entry: Entry, policy: Policy) -> Plan:

@@ -14,6 +14,7 @@ unknown.
 """
 
 import functools
+import hashlib
 import inspect
 import json
 import re
@@ -70,15 +71,15 @@ def _each(given: object, minimum: float) -> Iterable[Validator]:
         case str() | bytes():
             raise TypeError(f"{given!r:.60} may be a label or a pattern: give [label, ...] or re.compile(...)")
         case Mapping():
-            return (Check("json_schema", validate.json_schema(given)),)
+            return (Check("json_schema", validate.json_schema(given), identity=_digest(given)),)
         case re.Pattern(pattern=str() as pattern):
-            return (Check("regex", validate.pattern(pattern, given.flags)),)
+            return (Check("regex", validate.pattern(pattern, given.flags), identity=f"{given.flags}:{pattern}"),)
         case _ if isinstance(given, type) or get_args(given):
             return (_kind(given),)
         case Collection():
             return _many(given, minimum)
         case _ if callable(given):
-            return (Check(_name(given), _asked(given), minimum),)
+            return (Check(_name(given), _asked(given), minimum, _place(given)),)
     raise TypeError(f"{given!r:.60} validates nothing: {EXPECTED}")
 
 
@@ -107,7 +108,7 @@ def _labels(words: Collection[object]) -> Check:
     labels = [word for word in words if isinstance(word, str)]
     if len(labels) < len(words) or not all(label.strip() for label in labels):
         raise TypeError("labels are words: expected strings that are not empty")
-    return Check("labels", validate.labels(labels))
+    return Check("labels", validate.labels(labels), identity=_digest(sorted(labels)))
 
 
 def _model(kind: Any) -> Check:
@@ -131,7 +132,29 @@ def _model(kind: Any) -> Check:
             return _no(f"not JSON: {error}", "Answer with JSON alone, without any text around it")
         return validate.PASS
 
-    return Check(_name(kind), check)
+    return Check(_name(kind), check, identity=_shape(kind))
+
+
+@functools.lru_cache(256)
+def _shape(kind: Any) -> str:
+    """A model is what it is called and what it asks for: either may change."""
+    try:
+        return f"{_place(kind)}:{_digest(TypeAdapter(kind).json_schema())}"
+    except (PydanticUserError, ValueError, TypeError):
+        return _place(kind)
+
+
+def _place(thing: object) -> str:
+    """Where it is defined; what has no name of its own is itself alone, for as long as the process lives."""
+    name = getattr(thing, "__qualname__", None)
+    if not isinstance(name, str) or "<" in name:
+        return f"{thing!r}:{id(thing)}"
+    return f"{getattr(thing, '__module__', None)}.{name}"
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr).encode()
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def _unfit(error: ValidationError) -> Judgement:

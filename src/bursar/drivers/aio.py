@@ -7,6 +7,7 @@ that nothing can cancel it, and where no loop is left to run a drain what was se
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 from bursar.drivers import flights
@@ -15,10 +16,11 @@ from bursar.drivers.auditor import AsyncAuditor
 from bursar.drivers.life import Answer, AsyncExchange, AsyncUpstream, Life, TransportFailure, never_sent, unheard
 from bursar.drivers.validating import Validators
 from bursar.drivers.world import StoreWorld
-from bursar.effects import Admit, Audit, Effect, Habit, Join, Nearby, Pause, Reserve, Send, Validate
+from bursar.effects import Admit, Audit, Effect, Habit, Join, Lore, Nearby, Pause, Reserve, Send, Validate
 from bursar.policy import Policy
 from bursar.rules import hangup
 from bursar.rules.route.auditing import Audit as Auditing
+from bursar.stores.base import StoreFailure
 from bursar.stores.receipt import heard
 from bursar.types import Call, Outcome, Plan, Verdict
 
@@ -58,7 +60,7 @@ class AsyncDriver:
             gone.remove_done_callback(run.left)
             run.let_go()
 
-    async def wait(self, effect: Reserve | Admit | Pause | Join | Habit | Nearby | Validate) -> Any:
+    async def wait(self, effect: Reserve | Admit | Pause | Join | Habit | Nearby | Validate | Lore) -> Any:
         """Perform an effect that takes a while, without blocking the loop; the others take none."""
         match effect:
             case Reserve(entry, ask):
@@ -83,7 +85,9 @@ class AsyncDriver:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(semantics.lookers, semantics.around, question, vector)
             case Validate():
-                return await self.validators.ask(effect)
+                return await self.validators.validated(effect)
+            case Lore():
+                return await self.validators.known(effect, self.world.lore)
             case Pause(ms):
                 return await asyncio.sleep(ms / 1000)
 
@@ -151,8 +155,11 @@ class _Run:
                     asked = life.step(unheard(sent) if self.gone else sent)
                     if self.gone:
                         asked = driver.world.conclude(life, asked, never_sent(self.call, driver.world.clock))
-                elif isinstance(asked, Reserve | Admit | Pause | Join | Habit | Nearby | Validate):
-                    asked = life.step(await driver.wait(asked))
+                elif isinstance(asked, Reserve | Admit | Pause | Join | Habit | Nearby | Validate | Lore):
+                    try:
+                        asked = life.step(await driver.wait(asked))
+                    except StoreFailure as failure:
+                        asked = life.step(life.unheld(failure))
                 elif isinstance(asked, Audit):
                     driver.audit(asked, self.upstream, self.policy)
                     asked = life.step(None)
@@ -160,7 +167,8 @@ class _Run:
                     asked = life.step(driver.world.perform(asked))
         except asyncio.CancelledError:
             if not isinstance(asked, Verdict | Send):
-                driver.world.conclude(life, asked, never_sent(self.call, driver.world.clock))
+                alone = replace(asked, router=None) if isinstance(asked, Lore) else asked
+                driver.world.conclude(life, alone, never_sent(self.call, driver.world.clock))
             raise
         except BaseException:
             life.close()
@@ -225,6 +233,8 @@ async def _read(attempt: Attempt, exchange: AsyncExchange) -> Outcome:
     try:
         async for piece in exchange.chunks():
             attempt.take(piece)
+            if attempt.over:
+                break
         return attempt.whole()
     except TransportFailure as failure:
         return attempt.broke(failure)
@@ -250,7 +260,8 @@ class _Parked:
         self.over = False
         self.reading = False
         """A chunk is being awaited: a second reader has to wait for it."""
-        self._left = False
+        self.left = False
+        """The caller has hung up."""
         self._counted = False
         run.driver.world.ready()
         run.driver.watched.add(self)
@@ -276,9 +287,9 @@ class _Parked:
 
         True where the exchange is left to the caller of this to close.
         """
-        if self.over or self._left:
+        if self.over or self.left:
             return False
-        self._left = True
+        self.left = True
         driver = self.run.driver
         if not self.attempt.terminal and driver.reads_on(self.attempt):
             driver.drains += 1
@@ -299,11 +310,7 @@ class _Parked:
 
     def is_to_drain(self) -> bool:
         """The caller hung up while a chunk was being awaited, and the rest is still to be read."""
-        return self._left and not self.over
-
-    def left(self) -> bool:
-        """The caller has hung up."""
-        return self._left
+        return self.left and not self.over
 
     async def drain(self) -> None:
         """Read to the end for the usage's sake, within the bounds."""
@@ -362,7 +369,7 @@ class AsyncRelay:
                         break
             except TransportFailure as failure:
                 await parked.close(attempt.broke(failure))
-                if parked.left():
+                if parked.left:
                     break
                 raise
             except BaseException:

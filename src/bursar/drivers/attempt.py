@@ -143,6 +143,11 @@ class Attempt:
         """The dialect's own last event has passed: whatever the caller does now, the answer is complete."""
         return self._meter is not None and self._meter.terminal
 
+    @property
+    def over(self) -> bool:
+        """Nothing is to come that anybody waits for. Gemini's last event is that of a candidate: another may be."""
+        return self._way.api != "gemini" and self.terminal
+
     def ended(self) -> tuple[bytes, Outcome]:
         """The provider's end of a streamed answer: bytes still held back, and the outcome."""
         meter = self._metered()
@@ -207,8 +212,8 @@ class Attempt:
         return reading
 
     def _complete_by_event(self, reading: Reading) -> Outcome:
-        """An SDK stops at the last event. Gemini's is that of a candidate: another may be to come."""
-        return self._completed(reading, None if self._way.api == "gemini" else self._gathered_whole())
+        """An SDK stops at the last event."""
+        return self._completed(reading, self._gathered_whole() if self.over else None)
 
     def _completed(self, reading: Reading, whole: bytes | None) -> Outcome:
         """A stream's end. whole: the provider's answer that it came to.

@@ -33,6 +33,8 @@ def read(attempt: Attempt, exchange: Exchange) -> Outcome:
     try:
         for piece in exchange.chunks():
             attempt.take(piece)
+            if attempt.over:
+                break
         return attempt.whole()
     except TransportFailure as failure:
         return attempt.broke(failure)

@@ -1,6 +1,7 @@
 """The blocking driver: lives calls in the caller's thread. What differs from aio.py is only how it waits.
 
-If the store cannot answer a Reserve nothing is sent and its failure reaches the door. Once bytes have left, every end
+If the store cannot answer a Reserve nothing is sent and its failure reaches the door, unless there is an answer to be
+given already. Once bytes have left, every end
 (the last byte, an error, close, garbage collection, an interrupt) settles exactly once.
 """
 
@@ -17,6 +18,7 @@ from bursar.drivers.world import StoreWorld
 from bursar.effects import Audit, Effect, Join, Reserve, Send
 from bursar.policy import Drain, Policy
 from bursar.rules import hangup
+from bursar.stores.base import StoreFailure
 from bursar.types import Call, Outcome, Verdict
 
 
@@ -72,7 +74,7 @@ class _Run:
                     self.driver.audits.ask(asked, self.upstream, self.policy)
                     asked = life.step(None)
                 else:
-                    asked = life.step(world.perform(asked))
+                    asked = life.step(self._performed(asked))
         except BaseException as fault:
             if isinstance(asked, Reserve | Join) and not isinstance(fault, Exception):
                 # Interrupted while it waited: what was or will be granted must not stay held.
@@ -81,6 +83,12 @@ class _Run:
             world.flights.leave(self.call.request_id)
             raise
         return Answer(asked.entry, asked, standing=asked.standing)
+
+    def _performed(self, asked: Effect[Any]) -> Any:
+        try:
+            return self.driver.world.perform(asked)
+        except StoreFailure as failure:
+            return self.life.unheld(failure)
 
     def _send(self, send: Send) -> Outcome | Answer:
         attempt = Attempt(send, self.driver.world)

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bursar.effects import Effect
+from bursar.effects import Effect, Reserve, Send
 from bursar.engine import NOTHING, beside, handle
 from bursar.policy import Policy
+from bursar.stores.base import StoreFailure
 from bursar.types import (
     Abandoned,
     Call,
@@ -24,6 +25,7 @@ from bursar.types import (
     Outcome,
     Plan,
     Reading,
+    Refused,
     Standing,
     Timing,
     Verdict,
@@ -50,13 +52,19 @@ class TransportFailure(Exception):
 class Life:
     """The coroutine of `engine.handle`, stepped by hand; with a plan, of a call behind another: `engine.beside`."""
 
-    __slots__ = ("_coroutine",)
+    __slots__ = ("_answered", "_asked", "_coroutine", "_purpose")
 
     def __init__(self, call: Call, policy: Policy, plan: Plan | None = None) -> None:
         self._coroutine = handle(call, policy) if plan is None else beside(call, plan, NOTHING, policy)
+        self._purpose = call.purpose
+        self._asked: Effect[Any] | None = None
+        self._answered = False
+        """There is an answer of the call's own, paid for."""
 
     def step(self, answer: Any) -> Effect[Any] | Verdict:
         """Answer the last question; get the next one, or the verdict."""
+        if isinstance(answer, Completed) and isinstance(self._asked, Send):
+            self._answered = self._answered or self._asked.call.purpose == self._purpose
         try:
             asked = self._coroutine.send(answer)
         except StopIteration as done:
@@ -64,7 +72,15 @@ class Life:
             return verdict
         if not isinstance(asked, Effect):
             raise TypeError(f"the engine awaited {asked!r}, which is no effect")
+        self._asked = asked
         return asked
+
+    def unheld(self, failure: StoreFailure) -> Refused:
+        """What a Reserve is answered with that the ledger could not take: nothing more is sent, and what there is of
+        an answer is given. Raises the failure where there is none."""
+        if not (self._answered and isinstance(self._asked, Reserve)):
+            raise failure
+        return Refused(f"the ledger cannot be written, so nothing more was sent: {failure}")
 
     def close(self) -> None:
         """Give the life up between two questions: only where the world itself failed to answer one."""
@@ -78,6 +94,8 @@ class Shipment(msgspec.Struct, frozen=True):
     path: str
     headers: Headers
     body: bytes
+    home: bool = False
+    """It is the provider that the caller has addressed himself: a credential of his among the headers is for it."""
 
 
 class Exchange(Protocol):

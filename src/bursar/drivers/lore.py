@@ -8,17 +8,18 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from bursar.effects import Audit, Lore, Validate
 from bursar.policy import Policy, Routed, Router
-from bursar.rules import estimate, validate
+from bursar.rules import budget, estimate, validate
 from bursar.rules.chain import state as chain
 from bursar.rules.chain.audit import Audits
 from bursar.rules.chain.decide import observe
 from bursar.rules.chain.state import Step
+from bursar.rules.route import auditing
 from bursar.rules.route.auditing import Audit as Auditing
 from bursar.rules.route.auditing import Book, agrees, due
 from bursar.rules.route.course import Course
@@ -26,7 +27,7 @@ from bursar.rules.route.known import Known, Lesson, Served, Site
 from bursar.stores.base import Store, StoreFailure
 from bursar.stores.receipt import Receipt
 from bursar.stores.states import Changed
-from bursar.types import Call, Completed, Entry, Instant, Judgement, Plan, Refused, Verdict
+from bursar.types import Call, Completed, Entry, Instant, Judgement, Plan, Refused, Tags, Verdict
 from bursar.wire import asking, needs
 
 _log = logging.getLogger("bursar.routing")
@@ -41,13 +42,20 @@ _SAYS = {True: "says the same as", False: "says another thing than", None: "cann
 _STEP, _BOOK = msgspec.json.Decoder(Step), msgspec.json.Decoder(Book)
 
 
+Thread: TypeAlias = tuple[str, str, str, str]
+"""tenant, whose labels they are ("": trusted ones), run or session, step."""
+K = TypeVar("K")
+
+
 class Lorekeeper:
     """One for a process; thread-safe."""
 
     def __init__(self, store: Store, clock: Callable[[], Instant]) -> None:
         self._store, self._clock = store, clock
         self._lock = threading.Lock()
-        self._last: OrderedDict[tuple[str, str, str], Served] = OrderedDict()
+        self._last: OrderedDict[Thread, Served] = OrderedDict()
+        self._threads: OrderedDict[str, Thread] = OrderedDict()
+        """By request: the row does not say whether its labels are trusted."""
         self._silent: dict[tuple[str, str], tuple[int, Instant]] = {}
 
     def known(self, asked: Lore) -> Known:
@@ -109,11 +117,11 @@ class Lorekeeper:
 
     def due(self, asked: Audit, policy: Policy) -> Receipt[Auditing | None]:
         """Count the call, and say whether it is audited: what the audit will cost is pledged then."""
-        entry = asked.verdict.entry
+        entry, speaks = asked.verdict.entry, auditing.speaks(asked.verdict)
 
         def change(body: bytes | None, now: Instant) -> Changed[Auditing | None]:
             book = _book(body).spend((entry.cost_nanos or 0) if entry is not None else 0)
-            found = due(asked.call, asked.course, asked.known, asked.verdict, book, policy)
+            found = due(asked.call, asked.course, asked.known, asked.verdict, book, policy) if speaks else None
             if found is not None:
                 book = book.pledge(found)
             return Changed(msgspec.json.encode(book), found)
@@ -154,16 +162,15 @@ class Lorekeeper:
             if entry.status == "failed" and (entry.http_status is None or entry.http_status >= 500):
                 count, _ = self._silent.get(model, (0, 0))
                 self._silent[model] = (count + 1, self._clock())
-            elif entry.status in ("completed", "abandoned"):
+            elif entry.http_status is not None:
                 self._silent.pop(model, None)
-            if entry.status == "completed" and (thread := _thread(entry)) is not None:
+            thread = self._threads.get(entry.request_id)
+            if entry.status == "completed" and thread is not None:
                 self._last[thread] = Served(
                     provider=plan.provider, model=plan.model or "", tier=plan.tier, at=self._clock(),
                     prefix_tokens=(entry.cached_tokens or 0) + (entry.cache_write_tokens or 0),
                 )  # fmt: skip
-                self._last.move_to_end(thread)
-                while len(self._last) > _RUNS:
-                    self._last.popitem(last=False)
+                _keep(self._last, thread)
 
     def _ill(self, models: set[tuple[str, str]]) -> frozenset[tuple[str, str]]:
         now = self._clock()
@@ -172,12 +179,14 @@ class Lorekeeper:
         return frozenset(model for model, (count, at) in silent.items() if count >= _ILL_AFTER and now - at < _ILL_US)
 
     def _served(self, call: Call, site: Site) -> Served | None:
-        tags = call.tags
-        thread = tags.run_id or tags.session_id
+        """Who answered last in this call's run (or session) and step; from now on it is heard of in its answer."""
+        thread = _thread(call.tags, site)
         if thread is None:
             return None
         with self._lock:
-            return self._last.get((tags.tenant, thread, tags.step or site.step))
+            self._threads[call.request_id] = thread
+            _keep(self._threads, call.request_id)
+            return self._last.get(thread)
 
 
 def _step(body: bytes | None) -> Step:
@@ -195,9 +204,19 @@ def _book(body: bytes | None) -> Book:
         return Book()
 
 
-def _thread(entry: Entry) -> tuple[str, str, str] | None:
-    thread = entry.run_id or entry.session_id
-    return None if thread is None else (entry.tenant, thread, entry.step or "")
+def _thread(tags: Tags, site: Site) -> Thread | None:
+    """An id that the key may not state is its own, and no one else's of the same name."""
+    kind, label = ("run", tags.run_id) if tags.run_id is not None else ("session", tags.session_id)
+    if label is None:
+        return None
+    return tags.tenant, "" if budget.trusts(tags, kind) else tags.key_id or "", label, site.step
+
+
+def _keep(memory: "OrderedDict[K, Any]", key: K) -> None:
+    """The latest ones alone."""
+    memory.move_to_end(key)
+    while len(memory) > _RUNS:
+        memory.popitem(last=False)
 
 
 def _routed(router: Router, call: Call, course: Course, site: Site) -> str | None:

@@ -17,6 +17,8 @@ _HIS_PROVIDERS = re.compile(
     r"anthropic-|openai-|x-stainless-|x-goog-|content-type\Z|.*(?:auth|key|token|secret|cookie)"
 )
 """Headers that were written for the caller's own provider, and whatever may be a credential of his there."""
+_HIS_ALONE = re.compile(r"openai-(?:organization|project)\Z|x-goog-user-project\Z|.*(?:auth|key|token|secret|cookie)")
+"""What of them another provider that speaks the same is not told."""
 _REQUEST_ID = {"messages": ("x-request-id", "request-id"), "chat": ("request-id", "x-request-id")}
 """By the caller's dialect: the name that the provider has for it, and the name that the caller's SDK reads."""
 
@@ -81,12 +83,17 @@ def _translated(call: Call, plan: Plan) -> Translated | Refusal:
 
 
 class Straight:
-    """The provider speaks the caller's dialect: the body is patched, the answer is passed on."""
+    """The provider speaks the caller's dialect: the body is patched, the answer is passed on.
+
+    A credential of the caller's leaves for the provider that he has addressed; where he has addressed none, the door
+    decides (`Shipment.home`).
+    """
 
     def __init__(self, call: Call, plan: Plan) -> None:
         self._call, self._plan = call, plan
         self.api: Api = call.api
         self.view = call.view if plan.marks is None else marks.as_sent(call.view, plan.marks)
+        self._home = call.home if call.provider is None else call.provider
 
     def ship(self) -> Shipment:
         """Patched only where the plan differs from what the caller wrote."""
@@ -98,8 +105,18 @@ class Straight:
             marked, model=model, add_usage=plan.add_usage, output_limit=plan.output_limit, tools_off=plan.tools_off,
             note=plan.note, hint=plan.hint, logprobs=plan.logprobs,
         )  # fmt: skip
-        headers = (*[pair for pair in call.headers if pair[0] != "accept-encoding"], *_PLAIN)
-        return Shipment(plan.provider, spoken.path(call.path, model=model), headers, body)
+        path = spoken.path(call.path, model=model)
+        same = body is call.body and path == call.path and call.purpose == "call"
+        return Shipment(plan.provider, path, (*self._headers(same=same), *_PLAIN), body, self._home == plan.provider)
+
+    def _headers(self, *, same: bool) -> Headers:
+        """The caller's. same: it is his very request; of any other the provider must not think that he repeats it."""
+        told = [pair for pair in self._call.headers if pair[0] != "accept-encoding"]
+        if not same:
+            told = [pair for pair in told if "idempotency" not in pair[0]]
+        if self._home not in (None, self._plan.provider):
+            told = [pair for pair in told if not _HIS_ALONE.match(pair[0])]
+        return tuple(told)
 
     def streams(self, *, json: bool) -> bool:
         return self._call.view.stream or not json

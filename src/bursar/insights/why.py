@@ -25,6 +25,7 @@ _ROUTE = {
     "caller": "the caller's model was kept",
     "explicit": "the caller named provider and model",
     "unroutable": "no configured provider could take it",
+    "sample": "the same request once more, to see whether the answers agree",
     "judge": "a call of a validator, to judge an answer",
     "embed": "a call of the semantic cache, to find like questions",
 }

@@ -41,6 +41,8 @@ class Check(msgspec.Struct, frozen=True):
     run: Callable[[Answer], object]
     minimum: float = 0.5
     """What a score has to reach."""
+    identity: str = ""
+    """What tells it from another of the same name: answers that another check has passed are not given for it."""
 
 
 class JudgePrompt(msgspec.Struct, frozen=True):

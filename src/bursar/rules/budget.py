@@ -188,7 +188,14 @@ def matches(match: Match, tags: Tags, step: str | None) -> bool:
 
 def rule_of(call: Call, policy: Policy) -> StepRule | None:
     """The first [[steps]] rule that matches."""
-    return next((rule for rule in policy.steps if matches(rule.match, call.tags, call.tags.step)), None)
+    at = rule_at(call, policy) if call.rule is None else call.rule
+    return None if at < 0 else policy.steps[at]
+
+
+def rule_at(call: Call, policy: Policy) -> int:
+    """The place of that rule; -1 where none matches."""
+    tags = call.tags
+    return next((at for at, rule in enumerate(policy.steps) if matches(rule.match, tags, tags.step)), -1)
 
 
 def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: Ratios, policy: Policy) -> Ask | Refused:
@@ -200,7 +207,7 @@ def ask(call: Call, plan: Plan, entry: Entry, rung: Rung, spent: int, learned: R
     tags, view = call.tags, call.view
     wants = (*claims(tags, tags.step, policy, call.purpose), *call.ceilings)
     rule = rule_of(call, policy)
-    limit = None if rule is None else rule.max_output_tokens
+    limit = None if rule is None or plan.reason == "judge" else rule.max_output_tokens
     guard = call.max_cost_nanos
     climb = _climb(tags, policy)
     if not wants and limit is None and guard is None and not climb:

@@ -90,7 +90,7 @@ def wanted(call: Call, plan: Plan, policy: Policy) -> Reuse | None:
     last = next((block.raw for block in reversed(view.blocks) if block.kind == "message"), b"")
     if cache.ttl_ms > _SOON_MS and is_timely(last.decode("utf-8", "replace")):
         return None
-    digest = key(call, plan, scope(call.tags, cache) + _checked(rule), policy.cache_key)
+    digest = key(call, plan, scope(call.tags, cache) + checked(rule), policy.cache_key)
     if digest is None:
         return None
     return Reuse(digest, cache, reads=call.cache != "refresh", writes=call.cache != "only" and not call.no_store)
@@ -107,12 +107,12 @@ def scope(tags: Tags, cache: ResponseCache) -> str:
             return f"{kind}:{tags.tenant}:{budget.identity(kind, tags)}"
 
 
-def _checked(rule: StepRule | None) -> str:
+def checked(rule: StepRule | None) -> str:
     """A step that chooses its models, or judges their answers, finds only answers that came about in the same way."""
     if rule is None or not (rule.tier or rule.cascade or rule.validators):
         return ""
-    judges = [one.name if isinstance(one, Check) else repr(one) for one in rule.validators]
-    return f"|{rule.tier}|{rule.cascade}|{judges}"
+    judges = [(c.name, c.identity, c.minimum) if isinstance(c, Check) else repr(c) for c in rule.validators]
+    return f"|{rule.tier}|{rule.cascade}|{rule.min_tier}|{rule.max_tier}|{judges}"
 
 
 def keeping(plans: tuple[Plan, ...], reuse: Reuse | None) -> tuple[Plan, ...]:

@@ -24,13 +24,14 @@ _LOOP = 3
 
 CUT = frozenset({"length", "max_tokens", "model_context_window_exceeded", "incomplete"})
 _BLOCKED = frozenset({"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content", "spii"})
-_FENCE = re.compile(r"\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_FENCE = "```"
 
 
 Validator: TypeAlias = Callable[[Answer], Judgement | bool | float | None]
 Action: TypeAlias = Literal["accept", "repair", "escalate", "accept_with_flag"]
 
 PASS = Judgement(ok=True)
+ASKED = Judgement(ok=None, reason="cut by the limit that its caller set: no model can mend that")
 ACCEPTED = Judgement(ok=None, reason="the last tier is accepted as it answers: no judge was asked")
 
 
@@ -41,7 +42,7 @@ def said(returned: object, minimum: float = 0.5) -> Judgement:
     """
     match returned:
         case Judgement():
-            return returned
+            return _plain(returned)
         case bool():
             return Judgement(ok=returned, reason="" if returned else "the validator said no")
         case int() | float() if isfinite(returned):
@@ -153,11 +154,20 @@ def json_schema(schema: Mapping[str, Any] | bool) -> Validator:
 
 def parsed(text: str) -> Any:
     """The JSON value of an answer, alone or in one Markdown fence. ValueError where it is none; NaN is none."""
-    fenced = _FENCE.fullmatch(text)
     try:
-        return json.loads(fenced[1] if fenced else text, parse_constant=_no_constant)
+        return json.loads(_unfenced(text), parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _unfenced(text: str) -> str:
+    """What stands in the one Markdown fence that is all of the text; else the text. In time linear in its length."""
+    bare = text.strip()
+    language, newline, rest = bare[len(_FENCE) :].partition("\n")
+    fenced = bare.startswith(_FENCE) and bool(newline) and rest.endswith(_FENCE)
+    if not fenced or (not language.strip().replace("-", "").replace("_", "").isalnum() and language.strip()):
+        return text
+    return rest.removesuffix(_FENCE)
 
 
 def scored(score: float, minimum: float, *, cost_nanos: int | None = 0) -> Judgement:
@@ -229,6 +239,7 @@ def combine(judgements: Sequence[Judgement]) -> Judgement:
 
     Repairable where every fail is: the hints are told together. Of nothing, unknown.
     """
+    judgements = [_plain(one) for one in judgements]
     fails = [one for one in judgements if one.ok is False]
     unknown = [one for one in judgements if one.ok is None]
     costs = [one.cost_nanos for one in judgements]
@@ -255,6 +266,27 @@ def action(judgement: Judgement, *, repairs: int, dearer: bool) -> Action:
     if judgement.ok is False and judgement.repairable and repairs < 1:
         return "repair"
     return "escalate" if dearer else "accept_with_flag"
+
+
+def _plain(word: Judgement) -> Judgement:
+    """What can be kept, whatever was said: text that is UTF-8, numbers that are numbers, a verdict that is one."""
+    score = word.score
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or not isfinite(score)):
+        score = None
+    cost = word.cost_nanos
+    return msgspec.structs.replace(
+        word,
+        ok=word.ok if isinstance(word.ok, bool) else None,
+        score=score,
+        reason=_utf8(word.reason),
+        repairable=bool(word.repairable),
+        retry_hint=None if word.retry_hint is None else _utf8(word.retry_hint),
+        cost_nanos=cost if isinstance(cost, int) and not isinstance(cost, bool) else None,
+    )
+
+
+def _utf8(text: object) -> str:
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def calls_only(answer: Answer) -> bool:

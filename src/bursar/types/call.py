@@ -108,6 +108,9 @@ class Call(msgspec.Struct, frozen=True):
     """Set where the door's transport fixes the upstream (the library: the client's own base URL)."""
     reach: frozenset[str] | None = None
     """Providers that such a door can reach beside that one."""
+    home: str | None = None
+    """Else: whom the request names by itself, so that its headers' credentials are that provider's; None: nobody, it
+    names a tier."""
     sdk_retry: int = 0
     attempts: int = 1
     """How often the engine may try one plan, the first time included; 1: retries are the caller's."""
@@ -118,6 +121,8 @@ class Call(msgspec.Struct, frozen=True):
     """The answer must not be kept (Cache-Control: no-store)."""
     origin: str | None = None
     """Scheme and host that the door's transport fixes beside the provider (the library: the client's own)."""
+    rule: int | None = None
+    """Which of the policy's step rules is its own, found once for its life: -1 none; None: not looked for yet."""
     ceilings: tuple[Claim, ...] = ()
     """What the breakers over it claim of every attempt, as the budgets do."""
     purpose: Purpose = "call"

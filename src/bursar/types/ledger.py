@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from bursar.types.budget import Charge, Refused, Standing
+from bursar.types.call import Plan
 from bursar.types.outcome import Outcome
 from bursar.types.words import Api, CacheState, CostStatus, Instant, Purpose, Status, Terms
 
@@ -136,5 +137,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """A budget made the output limit smaller than the one wanted: nobody else is given this answer."""
     cost_nanos: int | None = 0
     """What they have cost; None: of one of them it is not known."""
+    plan: Plan | None = None
+    """The last one that was sent."""
     flagged: bool = False
     """The best answer obtained, and none passed its check: nobody else is given this one either."""

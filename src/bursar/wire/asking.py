@@ -25,10 +25,10 @@ def judge(call: Call, api: Api, provider: str, model: str, ask: JudgePrompt, ans
     """The judge's call, as a call of its own with purpose "judge"; it is never relayed.
 
     api: the judge's wire format; provider and model: who judges. The caller's own path and headers are used where the
-    judge is at the caller's own provider.
+    judge is at the provider that the caller has addressed; where he has addressed none, at any that speaks the same.
     """
-    same = dialect.of(api).family == dialect.of(call.api).family
-    here = provider == call.provider or (call.provider is None and same)
+    home = call.home if call.provider is None else call.provider
+    here = provider == home or (home is None and dialect.of(api).family == dialect.of(call.api).family)
     body = msgspec.json.encode(_body(api, model, _prompt(ask, call, answer)))
     headers = _kept(call.headers) if here else _needed(api)
     path = _path(call, api, model, here)

@@ -25,6 +25,7 @@ from bursar.drivers.aio import AsyncDriver, AsyncRelay
 from bursar.drivers.life import HOP_BY_HOP, Answer, Shipment, TransportFailure
 from bursar.policy import Provider
 from bursar.rules import budget
+from bursar.rules.route import ladder
 from bursar.stores.base import Key, StoreFailure
 from bursar.types import Call, Family, Headers, Refused, Verdict
 from bursar.wire import dialect as dialects
@@ -186,7 +187,8 @@ class Proxy:
         )
         if other:
             self._unlimited(call, asked.path)
-        return call
+            return call
+        return msgspec.structs.replace(call, home=ladder.home(call, self.driver.policy))
 
     def _may_pass(self, asked: Request, key: Key | None) -> None:
         """Lists of models and counts of tokens for everybody; the rest as contract.md section 3 says."""
@@ -246,7 +248,7 @@ class Proxy:
         forwarded = tuple((k, v) for k, v in asked.headers if not attribution.is_attribution(k))
         target = _target(asked.raw, asked.query, provider.api)
         try:
-            exchange = await self.upstream(Shipment(provider.name, target, forwarded, body), asked.method)
+            exchange = await self.upstream(Shipment(provider.name, target, forwarded, body, True), asked.method)
         except TransportFailure as failure:
             await _send_whole(send, replies.unreachable(dialects.of(_api_by_headers(asked.headers)), failure))
             return

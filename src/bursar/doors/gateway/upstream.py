@@ -80,7 +80,7 @@ class Upstream:
         if self._session is None:
             raise RuntimeError("the upstream was used before it was started")
         provider = self._providers[shipment.provider]
-        headers = CIMultiDict(outgoing(shipment.headers, provider.api, self._keys.get(provider.name), self._replace))
+        headers = CIMultiDict(outgoing(shipment, provider.api, self._keys.get(provider.name), self._replace))
         try:
             url = _url(provider.base_url.rstrip("/") + shipment.path)
             response = await self._session.request(
@@ -113,10 +113,14 @@ def proxy_of(url: str) -> str | None:
     return None if proxy_bypass(host) else getproxies().get(URL(url).scheme)
 
 
-def outgoing(headers: Headers, family: Family, key: str | None, replace: bool) -> list[tuple[str, str]]:
-    """The caller's headers as they leave, with the one credential that this provider is to see."""
-    kept = [pair for pair in headers if pair[0] not in _TAKEN_OFF]
-    own = [] if replace else [pair for pair in headers if pair[0] in _CREDENTIALS]
+def outgoing(shipment: Shipment, family: Family, key: str | None, replace: bool) -> list[tuple[str, str]]:
+    """The headers as they leave, with the one credential that this provider is to see.
+
+    A caller's goes to the provider that he has addressed, and where he has asked for a tier to one without a key here.
+    """
+    kept = [pair for pair in shipment.headers if pair[0] not in _TAKEN_OFF]
+    his = not replace and (shipment.home or key is None)
+    own = [pair for pair in shipment.headers if pair[0] in _CREDENTIALS] if his else []
     if own:
         return kept + own
     if key is None:

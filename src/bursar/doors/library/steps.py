@@ -7,9 +7,10 @@ wrong, TypeError for what validates nothing.
 
 import functools
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -69,6 +70,8 @@ class Steps:
         """What was said, checked; None where it is nothing. Said again it is the same, if it can be told to be."""
         if isinstance(cascade, str):
             raise ValueError(f"cascade = {cascade!r:.80}: expected a list of tiers, cheapest first")
+        if isinstance(validate, list):
+            validate = tuple(validate)
         said = {
             "tier": tier,
             "cascade": None if cascade is None else tuple(cascade),
@@ -83,7 +86,10 @@ class Steps:
         try:
             hash(validate)
         except TypeError:
-            return _own(self._policy, **told)
+            written = _written(validate)
+            if written is None:
+                return _own(self._policy, **told)
+            told["validate"] = written
         return self._made(**told)
 
     def policy(self, call: Call, own: Own | None) -> Policy:
@@ -102,8 +108,24 @@ class Steps:
         return found
 
 
+class _Written(NamedTuple):
+    """A schema, or labels, as JSON: equal ones are checked and compiled once, whatever becomes of the caller's own."""
+
+    text: str
+
+
+def _written(validate: object) -> _Written | None:
+    """None: there is more in it than JSON."""
+    try:
+        return _Written(json.dumps(validate, sort_keys=True))
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
 def _own(policy: Policy, *, validate: object = None, **fields: Any) -> Own:
     _check(list(policy.tiers), fields)
+    if isinstance(validate, _Written):
+        validate = json.loads(validate.text)
     if validate is not None:
         fields["validators"] = validators(validate)
         _judges(policy, fields["validators"])

@@ -259,7 +259,9 @@ class Sending:
             headers[name] = value
         if shipment.path != self.call.path:  # a side call: another endpoint of the same provider
             copied.url = request.url.copy_with(raw_path=shipment.path.encode("latin-1"))
-            headers.pop("idempotency-key", None)
+        told = {name for name, _ in shipment.headers}
+        for name in [name for name in headers if "idempotency" in name and name not in told]:
+            del headers[name]
         if shipment.body is not self.call.body:
             copied._content, copied.stream = shipment.body, module.ByteStream(shipment.body)
             headers["content-length"] = str(len(shipment.body))

@@ -208,7 +208,7 @@ _DEFAULT = Params()
 class _Walk:
     """One decision's view of a chain: pass rates and costs by position, with the tiers that failed before."""
 
-    __slots__ = ("deeper", "last", "means", "onwards", "params", "pool", "step", "tiers")
+    __slots__ = ("deeper", "last", "means", "onwards", "params", "pool", "spends", "step", "tiers")
 
     def __init__(self, step: Step, tiers: tuple[Tier, ...], pool: Step | None, params: Params) -> None:
         self.step = step
@@ -216,6 +216,7 @@ class _Walk:
         self.pool = pool
         self.params = params
         self.deeper = _deeper(step)
+        self.spends = [self._ends(tier) for tier in tiers]
         self.means: dict[tuple[int, tuple[str, ...]], float] = {}
         self.onwards: dict[tuple[int, tuple[str, ...]], float | None] = {}
         spent = step.spent.get(tiers[-1].name) if tiers else None
@@ -288,18 +289,23 @@ class _Walk:
 
     def spend(self, at: int, mean: float) -> float | None:
         """Expected nano-dollars of an attempt, by the means of passing and failing ones; None: nothing is known."""
-        tier = self.tiers[at]
+        ends = self.spends[at]
+        if ends is None:
+            return None
+        cost = mean * ends[0] + (1 - mean) * ends[1]
+        return cost + self.tiers[at].check_nanos if at < len(self.tiers) - 1 else cost
+
+    def _ends(self, tier: Tier) -> tuple[float, float] | None:
+        """An attempt that passes, and one that fails, without its check; None: nothing is known."""
         spent = self.step.spent.get(tier.name)
         passing = _learned(spent, True, tier.cost_nanos)
         failing = _learned(spent, False, tier.cost_nanos)
         if passing is None or failing is None:
             return None
-        cost = mean * passing + (1 - mean) * failing + tier.extra_nanos
-        if at < len(self.tiers) - 1:
-            cost += tier.check_nanos
+        more: float = tier.extra_nanos
         if self.params.second_nanos and spent is not None:
-            cost += self.params.second_nanos * spent.mean_ms() / 1000
-        return cost
+            more += self.params.second_nanos * spent.mean_ms() / 1000
+        return passing + more, failing + more
 
     def attempt(self, at: int, failed: tuple[str, ...], plain: bool = False) -> float | None:
         """Expected nano-dollars from trying this tier to an accepted answer."""

@@ -75,11 +75,14 @@ class Audit(msgspec.Struct, frozen=True):
     """What it would cost with an answer as long as the one that it is about."""
 
 
-def due(call: Call, course: Course, known: Known, verdict: Verdict, book: Book, policy: Policy) -> Audit | None:
-    """The audit of this call; None: none is wanted, affordable or drawn."""
+def speaks(verdict: Verdict) -> bool:
+    """The answer is of a kind that another one can be compared with."""
     outcome = verdict.outcome
-    if not isinstance(outcome, Completed) or outcome.answer is None or not comparable(outcome.answer):
-        return None
+    return isinstance(outcome, Completed) and outcome.answer is not None and comparable(outcome.answer)
+
+
+def due(call: Call, course: Course, known: Known, verdict: Verdict, book: Book, policy: Policy) -> Audit | None:
+    """The audit of a call whose answer `speaks`; None: none is wanted, affordable or drawn."""
     asked = _asked(call, course, verdict, book, policy)
     if asked is None:
         return None

@@ -73,6 +73,7 @@ def turn(course: Course, climb: Climb, call: Call, known: Known, policy: Policy)
     leg = next(leg for leg in legs if leg.tier == decision.tier)
     last = leg.tier == legs[-1].tier
     judged = bool(course.validators) or (course.mode == "cascade" and not call.view.stream)
+    judged = judged and call.view.choices == 1  # of several answers nobody knows which one is used
     decision = msgspec.structs.replace(decision, left_out=course.left_out)
     below = rating.cheaper(leg, call, course, policy)
     told = _Telling(climb, course, decision, judged, judged or (course.mode == "audited" and not call.view.stream))
@@ -84,7 +85,7 @@ def after(climb: Climb, taken: Turn, verdict: Verdict, judgement: Judgement) -> 
     outcome, tier = verdict.outcome, taken.decision.tier
     if not isinstance(outcome, Completed):
         passes = isinstance(outcome, Refused) and outcome.kind == "policy"
-        passes = passes or (isinstance(outcome, Failed) and retry.retryable(outcome))
+        passes = passes or (isinstance(outcome, Failed) and _elsewhere(outcome))
         if isinstance(outcome, Refused) and verdict.entry is not None:
             # The refusal is a row: the next attempt has a number of its own.
             verdict = msgspec.structs.replace(verdict, attempts=verdict.entry.attempt)
@@ -98,6 +99,8 @@ def after(climb: Climb, taken: Turn, verdict: Verdict, judgement: Judgement) -> 
     moved = msgspec.structs.replace(climb, verdict=verdict, best=verdict, again=None)
     if not taken.judged or judgement == validate.ACCEPTED:
         return msgspec.structs.replace(moved, over="passed")
+    if judgement == validate.ASKED:
+        return msgspec.structs.replace(moved, over="flagged")
     match validate.action(judgement, repairs=climb.repairs, dearer=not taken.last):
         case "accept":
             return msgspec.structs.replace(moved, over="passed")
@@ -110,6 +113,11 @@ def after(climb: Climb, taken: Turn, verdict: Verdict, judgement: Judgement) -> 
             return msgspec.structs.replace(moved, failed=(*climb.failed, tier), repairs=0, hint=_cut(told))
         case "accept_with_flag":
             return msgspec.structs.replace(moved, over="flagged")
+
+
+def _elsewhere(failed: Failed) -> bool:
+    """Another tier may do better: the request itself is not at fault, and the caller has not had a byte."""
+    return not failed.relayed and failed.status not in (400, 422)
 
 
 def lesson(site: Site, taken: Turn, verdict: Verdict, judgement: Judgement) -> Lesson | None:
@@ -133,7 +141,7 @@ def concluded(climb: Climb) -> Verdict:
     )  # fmt: skip
 
 
-def answer_of(taken: Turn, verdict: Verdict) -> Answer | Judgement:
+def answer_of(call: Call, taken: Turn, verdict: Verdict) -> Answer | Judgement:
     """What there is to judge; a Judgement where there is nothing, or where it would be unfair."""
     outcome = verdict.outcome
     if not taken.judged or not isinstance(outcome, Completed):
@@ -142,6 +150,9 @@ def answer_of(taken: Turn, verdict: Verdict) -> Answer | Judgement:
         return Judgement(ok=None, reason="the answer cannot be read")
     if verdict.lowered and (outcome.answer.finish_reason or "") in validate.CUT:
         return Judgement(ok=None, reason="cut by a limit that its budget lowered")
+    written, limit = 0 if verdict.entry is None else verdict.entry.output_tokens or 0, call.view.max_output_tokens
+    if limit is not None and written >= limit and (outcome.answer.finish_reason or "") in validate.CUT:
+        return validate.ASKED
     return outcome.answer
 
 
@@ -158,9 +169,8 @@ def samples(
     call: Call, taken: Turn, verdict: Verdict, asked: Consistency | Margin, number: int
 ) -> tuple[tuple[Call, Plan], ...]:
     """The further calls that a validator compares the answer with: the same request to the model that gave it."""
-    entry = verdict.entry
-    plan = next((p for p in taken.plans if entry is not None and p.provider == entry.provider), taken.plans[0])
-    plan = msgspec.structs.replace(plan, keep=None, marks=None, hint=None, judged=True, reason="judge")
+    plan = verdict.plan if verdict.plan is not None else taken.plans[0]
+    plan = msgspec.structs.replace(plan, keep=None, marks=None, hint=None, judged=True, reason="sample")
     ids = range(asked.samples) if isinstance(asked, Consistency) else ()
     name = f"{call.request_id}-sample{verdict.attempts}.{number}"
     return tuple([

@@ -80,10 +80,11 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 def course(call: Call, policy: Policy) -> Course | Refused:
     """The tiers that may serve a call, before anything is known of it but its own word and its step's rule."""
     rule = budget.rule_of(call, policy)
-    found = _found(call, rule, policy)
+    chats = call.api not in ("embeddings", "other")
+    found = _found(call, rule if chats else None, policy)
     if isinstance(found, Refused):
         return found
-    if budget.downgrades(call, policy):
+    if chats and budget.downgrades(call, policy):
         names = _bounded(tuple(policy.tiers), rule or StepRule(), policy) if policy.tiers else ()
         lower = tuple(Leg(name, ladder.tier_plans(call, policy, name, f"downgrade:{name}")) for name in names)
         found = msgspec.structs.replace(found, lower=lower)

@@ -9,7 +9,7 @@ from math import inf
 
 import msgspec
 
-from bursar.policy import Card, Policy, Provider, Unpriced
+from bursar.policy import AUTO, Card, Policy, Provider, Unpriced
 from bursar.types import Api, Call, Family, Instant, Plan, Refused, Terms
 
 FAMILY: dict[Api, Family] = {
@@ -46,6 +46,18 @@ def own(call: Call, policy: Policy) -> tuple[Plan, ...] | Refused:
         names = ", ".join(policy.providers)
         return unroutable(f"unknown provider {prefix!r} in model {wanted!r}: configured are {names} ([providers])")
     return (plan(call, policy, (chosen or peers[0]).name, wanted, "caller"),)
+
+
+def home(call: Call, policy: Policy) -> str | None:
+    """Whom the request addresses by itself, whatever serves it: a credential in its headers is that provider's alone.
+
+    None: it names a tier, and so nobody.
+    """
+    model = call.view.model or ""
+    if model in policy.tiers or (model == AUTO and policy.tiers):
+        return None
+    plans = own(call, policy)
+    return nowhere(call).provider if isinstance(plans, Refused) else plans[0].provider
 
 
 def tier_plans(call: Call, policy: Policy, tier: str, reason: str) -> tuple[Plan, ...]:

@@ -63,10 +63,11 @@ def question(call: Call, plan: Plan, policy: Policy) -> Question | None:
     text, around, frame = found
     if rule is not None and rule.response_cache is not None and rule.response_cache.tools and around.get("tools"):
         return None  # an answer that calls tools is kept for equal calls, never for like ones
-    scope = reuse.scope(call.tags, ResponseCache(ttl_ms=cache.ttl_ms, scope=cache.scope))
+    came = reuse.checked(rule)
+    scope = reuse.scope(call.tags, ResponseCache(ttl_ms=cache.ttl_ms, scope=cache.scope)) + came
     place = Plan(provider=plan.provider, model=None)
     partition = reuse.key(_with(call, around), place, scope, policy.cache_key)
-    pool = reuse.key(_with(call, frame), place, f"pool:{cache.scope}", policy.cache_key)
+    pool = reuse.key(_with(call, frame), place, f"pool:{cache.scope}{came}", policy.cache_key)
     if partition is None or pool is None:
         return None
     own = hmac.new(policy.cache_key, partition + call.request_id.encode() + b"\0" + text.encode(), hashlib.sha256)

@@ -29,12 +29,16 @@ class _Vectors(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Vectors)
 
 
-def embedding(call: Call, own: Plan, question: Question) -> tuple[Call, Plan] | None:
-    """The side call and its plan; None: the rule names no endpoint, or this door cannot reach it."""
+def embedding(call: Call, own: Plan, question: Question, allowed: tuple[str, ...] = ()) -> tuple[Call, Plan] | None:
+    """The side call and its plan; None: the rule names no endpoint, or this door cannot reach it.
+
+    allowed: the step's data policy; nobody else is told the question. (): everybody is.
+    """
     endpoint = question.rule.embedder
-    if not isinstance(endpoint, Endpoint):
+    if not isinstance(endpoint, Endpoint) or (allowed and endpoint.provider not in allowed):
         return None
-    here = endpoint.provider == own.provider and FAMILY.get(call.api) == "openai"
+    home = call.home if call.provider is None else call.provider
+    here = endpoint.provider == (own.provider if home is None else home) and FAMILY.get(call.api) == "openai"
     path = _path(call) if here else "/embeddings"
     if path is None or (call.provider is not None and not here):
         return None
@@ -52,7 +56,8 @@ def embedding(call: Call, own: Plan, question: Question) -> tuple[Call, Plan] | 
         path=path,
         tags=call.tags,
         received=call.received,
-        provider=endpoint.provider,
+        provider=endpoint.provider if call.provider is not None else None,
+        home=call.home,
         purpose="embed",
     )
     plan = Plan(endpoint.provider, endpoint.model, requested_model=endpoint.model, reason="embed")
