@@ -4,6 +4,7 @@ Each URL is a target of its own, so that one that fails is tried again without t
 credentials: only its service's name is ever told. ValueError where apprise does not know it.
 """
 
+import logging
 from collections.abc import Sequence
 
 import apprise
@@ -18,6 +19,11 @@ _KINDS = {
     "warning": apprise.NotifyType.WARNING,
     "critical": apprise.NotifyType.FAILURE,
 }
+
+
+# It logs the URL of a service that it cannot load, token and all: what went wrong is said without it.
+# (A filter: `disabled` is undone by whoever configures logging later.)
+logging.getLogger("apprise").addFilter(lambda record: False)
 
 
 class Service:

@@ -85,8 +85,11 @@ class Watchman:
     def once(self) -> None:
         """A round and its messages, for a thread without a loop."""
         self.look()
-        if self._targets:
-            asyncio.run(self.deliver())
+        try:
+            if self._targets:
+                asyncio.run(self.deliver())
+        except Exception as fault:  # no loop could be made: the next round may
+            self._unwell(fault)
 
     def look(self) -> None:
         """One round, where it is due and no other worker's. Blocks."""

@@ -4,6 +4,7 @@ Only a Reserve is waited for: it has to be durable before any byte leaves. A Set
 which keeps order, journals what it cannot write and loses nothing; whoever asks the ledger asks behind it.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -50,6 +51,7 @@ from bursar.types import Admitted, Call, Entry, Hold, Instant, Joined, Judgement
 from bursar.wire import asking
 
 T = TypeVar("T")
+_log = logging.getLogger("bursar.drivers")
 
 UNHEARD = Judgement(ok=None, reason="its caller had left")
 """What is said of an answer that is for nobody any more: no stranger's code is run for it."""
@@ -105,7 +107,10 @@ class StoreWorld:
 
     def _run_errands(self) -> None:
         while (errand := self._errands.get()) is not None:
-            errand()
+            try:
+                errand()
+            except Exception:
+                _log.exception("an errand failed; the next ones go on")
 
     def close(self, seconds: float = 5.0) -> None:
         """Do the errands that are waiting; no more come."""

@@ -45,7 +45,8 @@ def find(store: Store, id: str) -> Seen | None:
 
 def changes(store: Store, seen: Seen, limit: int = 100) -> list[Change]:
     """What became of a breaker, the last change first."""
-    return [_line.decode(event.body).change for event in store.states.log(KIND, seen.tenant, seen.id, limit).items]
+    told = (_change(event) for event in store.states.log(KIND, seen.tenant, seen.id, limit).items)
+    return [change for change in told if change is not None]
 
 
 def as_json(seen: Seen) -> dict[str, Any]:
@@ -73,8 +74,16 @@ def _current(store: Store, events: Sequence[Event]) -> Iterator[Seen]:
     for event in events:
         body = bodies.get((event.tenant, event.key))
         document = None if body is None else read(body)
-        if document is not None and document.state.changed == _line.decode(event.body).change:
+        if document is not None and document.state.changed == _change(event):
             yield Seen(id=event.key, tenant=event.tenant, document=document)
+
+
+def _change(event: Event) -> Change | None:
+    """None: a line that another version wrote."""
+    try:
+        return _line.decode(event.body).change
+    except msgspec.MsgspecError:
+        return None
 
 
 def _iso(at: Instant | None) -> str | None:

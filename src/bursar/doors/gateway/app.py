@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bursar.doors.telemetry.otel import Telemetry
 
 SHUTDOWN_SECONDS = 10.0
-WATCH_SECONDS = 5.0
+WATCH_SECONDS = 12.0
+"""Longer than one delivery may take: one that is cut off is sent again."""
 
 
 class Gateway:

@@ -152,6 +152,9 @@ def claim(state: State, rule: Breaker, key: str, tenant: str, now: Instant) -> C
 def _open(state: State, now: Instant, rule: Breaker, by: By, why: str) -> State:
     failed = state.failed_probes + (state.status == "half_open")
     until = None if rule.suspend_ms is None else Instant(now + (rule.suspend_ms << min(failed, _LONGEST)) * 1000)
+    if until is not None and isinstance(rule.trigger, Ceiling):  # in a new window there is room again
+        _, end = window.bounds(rule.trigger.window, rule.trigger.zone, now)
+        until = until if end is None else Instant(min(until, end))
     opened = State(
         status="open", why=state.why or why, opened_at=now, since=state.since if state.since is not None else now,
         until=until, failed_probes=failed, pardon=state.pardon, evidence=state.evidence,

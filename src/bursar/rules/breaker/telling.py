@@ -50,6 +50,8 @@ def reached(refused: Refused, breakers: Sequence[Breaker], at: Instant) -> Refus
     rule = named(refused, breakers)
     if rule is None or refused.kind != "exhausted" or not isinstance(rule.trigger, Ceiling):
         return refused
+    if rule.scope in ("tenant", "global") and _has_room(refused, rule.trigger):
+        return refused  # one large call of one caller is no reason to suspend all of them
     opened = life.refused(CLOSED, at, rule)
     own = facts(opened, rule)
     rest = tuple(one for one in refused.facts if one[0] in ("limit", "spent", "resets"))
@@ -62,6 +64,13 @@ def reached(refused: Refused, breakers: Sequence[Breaker], at: Instant) -> Refus
         standing=msgspec.structs.replace(standing, state="suspended"),
         facts=(*own, ("budget", rule.name), *rest),
     )
+
+
+def _has_room(refused: Refused, trigger: Ceiling) -> bool:
+    """More than a tenth of the ceiling is left: it was this call that was too large for it."""
+    standing = refused.standing
+    left = None if standing is None or standing.budget != refused.budget else standing.remaining_nanos
+    return left is not None and left * 10 > trigger.over_nanos
 
 
 def says_reached(error: str | None, rule: Breaker, claim: Claim) -> bool:

@@ -99,9 +99,10 @@ def due(call: Call, course: Course, known: Known, verdict: Verdict, book: Book, 
     share = audit.audit_share(mean, cost, budget)
     if not audit.audit_due(draw, share, book.spent_nanos, book.audits_nanos, cost, budget):
         return None
+    wide = tuple([claim for claim in call.ceilings if claim.scope in ("tenant", "global")])
     side = msgspec.structs.replace(
         call, request_id=f"{call.request_id}-audit", purpose="audit", attempts=1, cache=None, no_store=True,
-        ceilings=(), max_cost_nanos=None,
+        ceilings=wide, max_cost_nanos=None,
     )  # fmt: skip
     told = msgspec.structs.replace(
         plan, reason=f"audit:{tier}", judged=True, keep=None, decision=None, hint=None, marks=None
